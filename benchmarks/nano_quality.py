@@ -1,0 +1,150 @@
+"""How well the built-in model finds pictures by caption, what int8 costs, how fast and how large it is.
+
+The pictures are those of the Debian package `tuxpaint-stamps-default` (GPL-2, 161 MB), fetched into build/tuxpaint once
+and used for nothing but this evaluation. Of its stamps those count that have a caption and are neither symbols
+(letters, coins, chess pieces) nor cartoons: 430, most of them photo cut-outs. The query is the English caption, the
+first line of the stamp's text file. It is a development set: settings of the model were compared on it
+(docs/decisions/0003-nano-graphs.md).
+
+For the float32 rows: python -m magicmm_export.nano build/nano-fp32.magicmm --precision fp32   (after `make nano`)
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from magicmm.embedder import Embedder
+from magicmm.quantise import quantise
+from report import ROOT, Report, parser, race
+
+STAMPS = ROOT / "build" / "tuxpaint"
+REFERENCE = ROOT / "build" / "nano-fp32.magicmm"
+PACKAGE = "tuxpaint-stamps-default"
+MOST_BYTES = 32_000_000
+REFERENCE_RECALL = (0.265, 0.447, 0.512)
+"""R@1, R@5, R@10 of untrained ConSE on these stamps, measured before this project began."""
+KS = (1, 5, 10)
+QUERY = "a brown dog on the beach"  # eight tokens with [CLS] and [SEP]
+
+Array = NDArray[np.float32]
+
+
+def main() -> int:
+    """Run the benchmark."""
+    options = build_parser().parse_args()
+    stamps = useful_stamps(fetch_stamps())
+    if options.quick:
+        stamps = stamps[::10]
+    shipped = Embedder.open(options.bundle, threads=1)
+    reference = Embedder.open(options.reference, threads=1) if options.reference.exists() else None
+    report = Report("nano_quality", options)
+    measure_quality(report, stamps, shipped, reference)
+    measure_speed(report, stamps[0][0], shipped, reference, rounds=2 if options.quick else 60)
+    size = shipped.bundle.total_bytes
+    report.goal("size of the bundle", f"<= {MOST_BYTES / 1e6:.0f} MB", f"{size / 1e6:.1f} MB", size <= MOST_BYTES)
+    report.finish()
+    return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser."""
+    found = parser(__doc__)
+    found.add_argument("--bundle", type=Path, metavar="PATH", help="the model (default: the built-in one)")
+    found.add_argument("--reference", type=Path, metavar="PATH", default=REFERENCE, help="the same in float32")
+    return found
+
+
+def fetch_stamps() -> Path:
+    """Return the folder of stamps, downloading and unpacking the package when it is not there."""
+    folder = STAMPS / "usr" / "share" / "tuxpaint" / "stamps"
+    if not folder.is_dir():
+        STAMPS.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["apt-get", "download", PACKAGE], cwd=STAMPS, check=True, stdout=subprocess.DEVNULL)
+        archive = max(STAMPS.glob(f"{PACKAGE}_*.deb"))
+        subprocess.run(["dpkg", "-x", archive, STAMPS], check=True)
+    return folder
+
+
+def useful_stamps(folder: Path) -> list[tuple[Path, str]]:
+    """Return the pictures that count and their captions, by path."""
+    stamps = []
+    for path in sorted(folder.rglob("*.png")):
+        parts = path.relative_to(folder).parts
+        text = path.with_suffix(".txt")
+        if parts[0] != "symbols" and "cartoon" not in parts and text.is_file():
+            stamps.append((path, text.read_text("utf-8", errors="replace").splitlines()[0].strip()))
+    return stamps
+
+
+def measure_quality(
+    report: Report, stamps: list[tuple[Path, str]], shipped: Embedder, reference: Embedder | None
+) -> None:
+    """Rank all pictures for every caption: the shipped model, its int8 index, and float32."""
+    queries, pictures = encode(shipped, stamps)
+    codes, scales = quantise(pictures)
+    query_codes, query_scales = quantise(queries)
+    held = codes.astype(np.float32) * scales[:, None]
+    asked = query_codes.astype(np.float32) * query_scales[:, None]
+    user = score(asked, held)
+    rows: list[list[object]] = [["int8", *score(queries, pictures)], ["int8, int8 index (what a user gets)", *user]]
+    if reference is not None:
+        true_queries, true_pictures = encode(reference, stamps)
+        rows.insert(0, ["float32", *score(true_queries, true_pictures)])
+        cosines = [np.einsum("nd,nd->n", *pair) for pair in ((queries, true_queries), (pictures, true_pictures))]
+        table = [[name, found.mean(), found.min()] for name, found in zip(("text", "photo"), cosines, strict=True)]
+        report.table("int8 against float32, cosine", ["vectors", "mean", "least"], table)
+    rows.append(["reference: untrained ConSE, measured before", *REFERENCE_RECALL, "-"])
+    columns = ["model", *(f"R@{k}" for k in KS), "median rank"]
+    report.table(f"Tux Paint captions -> pictures, n = {len(stamps)}", columns, rows)
+    recall = user[1]
+    error = float(np.sqrt(REFERENCE_RECALL[1] * (1 - REFERENCE_RECALL[1]) / len(stamps)))
+    report.goal(
+        "R@5 of the int8 model and index",
+        f"reference {REFERENCE_RECALL[1]} within 2 standard errors ({2 * error:.3f})",
+        f"{recall:.3f}",
+        recall >= REFERENCE_RECALL[1] - 2 * error,
+    )
+
+
+def encode(embedder: Embedder, stamps: list[tuple[Path, str]]) -> tuple[Array, Array]:
+    """Return the unit vectors of the captions and of the pictures."""
+    queries = np.stack([embedder.embed_text(caption) for _, caption in stamps])
+    return queries, np.stack([embedder.embed_image(path) for path, _ in stamps])
+
+
+def score(queries: Array, pictures: Array) -> list[float]:
+    """Return recall at each k and the median rank; pictures with equal scores share the mean of their places."""
+    scores = queries @ pictures.T
+    right = scores.diagonal()[:, None]
+    ranks = 1 + (scores > right).sum(1) + ((scores == right).sum(1) - 1) / 2
+    return [*(float((ranks <= k).mean()) for k in KS), float(np.median(ranks))]
+
+
+def measure_speed(report: Report, photo: Path, shipped: Embedder, reference: Embedder | None, rounds: int) -> None:
+    """Time one photo (decoded before) and one query on one thread, in turns; and the first query of a new session."""
+    models = {"int8": shipped} | ({} if reference is None else {"float32": reference})
+    for what, parts in (
+        ("one photo", {name: partial(model.embed_pixels, [model.prepare(photo)]) for name, model in models.items()}),
+        ("one query of 8 tokens", {name: partial(model.embed_text, QUERY) for name, model in models.items()}),
+        ("open and first query", {name: partial(first_query, model) for name, model in models.items()}),
+    ):
+        timings = race(parts, rounds=rounds, seconds=30)
+        rows = [[name, timing.best * 1e3, timing.median * 1e3, timing.runs] for name, timing in timings.items()]
+        report.table(f"{what}, 1 thread", ["model", "min ms", "median ms", "runs"], rows)
+
+
+def first_query(embedder: Embedder) -> None:
+    """Embed a text with nothing loaded."""
+    embedder.release()
+    embedder.embed_text(QUERY)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Turn checkpoints into bundles: lower the networks, prove them equal to their source, write the files."""

@@ -1,0 +1,103 @@
+"""Turn a folder of staged files into a bundle: golden cases, hashes, manifest, verification, one rename."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from magicmm import Bundle, Embedder, ErrorCode, MagicError
+from magicmm.manifest import FORMAT, FORMAT_VERSION
+from magicmm.verify import golden_case
+
+GOLDEN = "golden/cases.json"
+
+
+@dataclass(frozen=True)
+class GoldenInput:
+    """What one golden case asks: words, a picture (uint8 [h, w, 3]), or both."""
+
+    name: str
+    text: str | None = None
+    rgb: NDArray[np.uint8] | None = None
+
+
+def write_bundle(
+    staged: Path, target: Path, manifest: Mapping[str, Any], golden: Sequence[GoldenInput], threads: int = 0
+) -> Bundle:
+    """Complete the staged folder and rename it to `target`, replacing what was there.
+
+    Args:
+        staged: A folder beside `target` that holds graphs, tokenizer and tables; it is gone afterwards.
+        target: The bundle, `NAME.magicmm`.
+        manifest: Everything but format, files and golden, which are filled in here.
+        golden: Cases whose vectors, computed here, every later `verify` has to meet.
+        threads: Threads of the model while golden vectors are computed.
+
+    Raises:
+        MagicError: `bundle_invalid` when the finished bundle does not verify; `target` is untouched then.
+    """
+    facts = {"format": FORMAT, "format_version": FORMAT_VERSION, **manifest, "golden": GOLDEN}
+    (staged / GOLDEN).parent.mkdir(exist_ok=True)
+    _write_json(staged / GOLDEN, {"cases": []})
+    for case in golden:
+        if case.rgb is not None:
+            (staged / _raw_name(case)).write_bytes(case.rgb.tobytes())
+    _write_manifest(staged, facts)
+    embedder = Embedder.open(staged, threads)
+    cases = [
+        golden_case(embedder, case.name, case.text, None if case.rgb is None else (_raw_name(case), case.rgb))
+        for case in golden
+    ]
+    embedder.release()
+    _write_json(staged / GOLDEN, {"cases": cases})
+    _write_manifest(staged, facts)
+    if not Bundle.load(staged).verify(threads).passes:
+        raise MagicError(ErrorCode.BUNDLE_INVALID, f"{staged} does not verify.", "Nothing was written to the target.")
+    _replace(staged, target)
+    return Bundle.load(target)
+
+
+def weights_identity(files: Sequence[Path]) -> str:
+    """Return the `weights` field: SHA-256 over the SHA-256 of each file, in the given order."""
+    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
+
+
+def _raw_name(case: GoldenInput) -> str:
+    return f"golden/{case.name}.rgb"
+
+
+def _write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
+    files = {
+        path.relative_to(folder).as_posix(): {
+            "bytes": path.stat().st_size,
+            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        }
+        for path in paths
+    }
+    _write_json(folder / "manifest.json", {**facts, "files": files})
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _replace(staged: Path, target: Path) -> None:
+    for path in staged.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    old = target.with_name(target.name + ".old")
+    if target.exists():
+        target.rename(old)
+    staged.rename(target)
+    shutil.rmtree(old, ignore_errors=True)

@@ -1,0 +1,107 @@
+"""Write ONNX graphs node by node, and save them with page-aligned external weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from onnx import GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto, checker, helper, numpy_helper
+
+Array = npt.NDArray[Any]
+
+OPSET = 20
+IR_VERSION = 9  # the oldest that carries opset 20, so that older runtimes still open the file
+CONTRIB = "com.microsoft"
+EXTERNAL_ABOVE = 1 << 16
+PAGE = 4096
+
+
+class GraphWriter:
+    """Collect nodes and constants; every method returns the name of the value it made."""
+
+    def __init__(self, name: str) -> None:
+        """Start an empty graph."""
+        self._graph = GraphProto(name=name)
+        self._values: set[str] = set()
+
+    def input(self, name: str, kind: int, shape: tuple[int | str, ...]) -> str:
+        """Declare an input of an ONNX element type; strings in the shape are free dimensions."""
+        self._graph.input.append(helper.make_tensor_value_info(name, kind, shape))
+        return self._new(name)
+
+    def output(self, value: str, kind: int, shape: tuple[int | str, ...]) -> None:
+        """Declare a value that already exists as an output."""
+        self._graph.output.append(helper.make_tensor_value_info(value, kind, shape))
+
+    def constant(self, name: str, array: Array) -> str:
+        """Store an array under a name of its own."""
+        self._graph.initializer.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
+        return self._new(name)
+
+    def shared(self, array: Array) -> str:
+        """Store a small array once, however often it is asked for."""
+        name = f"{array.dtype}_{'x'.join(map(str, array.shape))}_{'_'.join(map(str, array.ravel().tolist()))}"
+        return name if name in self._values else self.constant(name, array)
+
+    def ints(self, *values: int) -> str:
+        """Store a short int64 list, such as axes or a shape."""
+        return self.shared(np.array(values, np.int64))
+
+    def scalar(self, value: float) -> str:
+        """Store one float32."""
+        return self.shared(np.array(value, np.float32))
+
+    def node(self, op: str, *inputs: str, name: str = "", domain: str = "", **attributes: Any) -> str:
+        """Add a node with one output, named after the operator unless a name is given."""
+        return self.nodes(op, *inputs, names=(name or f"{op}_{len(self._graph.node)}",), domain=domain, **attributes)[0]
+
+    def nodes(
+        self, op: str, *inputs: str, names: tuple[str, ...], domain: str = "", **attributes: Any
+    ) -> tuple[str, ...]:
+        """Add a node with several outputs."""
+        outputs = [self._new(name) if name else "" for name in names]
+        node: NodeProto = helper.make_node(op, inputs, outputs, name=names[-1], domain=domain, **attributes)
+        self._graph.node.append(node)
+        return names
+
+    def model(self) -> ModelProto:
+        """Return the finished model; only the operator domains that were used are imported."""
+        domains = {"": OPSET} | {node.domain: 1 for node in self._graph.node if node.domain}
+        imports = [helper.make_opsetid(domain, version) for domain, version in domains.items()]
+        model: ModelProto = helper.make_model(self._graph, opset_imports=imports, ir_version=IR_VERSION)
+        model.producer_name = "magicmm"
+        checker.check_model(model)
+        return model
+
+    def _new(self, name: str) -> str:
+        if name in self._values:
+            raise ValueError(f"The graph already holds a value named {name!r}.")
+        self._values.add(name)
+        return name
+
+
+def save(model: ModelProto, path: Path) -> list[Path]:
+    """Write a model; weights over 64 KiB go to `<path>.data`, which the runtime maps instead of reading."""
+    placed = ModelProto()
+    placed.CopyFrom(model)
+    large = [tensor for tensor in placed.graph.initializer if len(tensor.raw_data) > EXTERNAL_ABOVE]
+    data = path.with_name(path.name + ".data")
+    written = [path]
+    if large:
+        with data.open("wb") as stream:
+            for tensor in large:
+                stream.write(bytes(-stream.tell() % PAGE))
+                _point_at(tensor, data.name, stream.tell())
+                stream.write(tensor.raw_data)
+                tensor.ClearField("raw_data")
+        written.append(data)
+    path.write_bytes(placed.SerializeToString(deterministic=True))
+    return written
+
+
+def _point_at(tensor: TensorProto, location: str, offset: int) -> None:
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", offset), ("length", len(tensor.raw_data))):
+        tensor.external_data.append(StringStringEntryProto(key=key, value=str(value)))

@@ -1,0 +1,117 @@
+"""Static int8 for the convolutions: grids and channel means measured on pictures, a weight scale per output channel."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from onnx import ModelProto
+
+from magicmm_export.nano.efficientnet import NORMALISED, Conv, Network
+from magicmm_export.nano.graph import CONTRIB, Array, GraphWriter
+from magicmm_export.nano.linear import quantise_rows
+from magicmm_export.nano.run import open_model
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The uint8 grid of an activation: `real = scale * (code - zero)`."""
+
+    scale: float
+    zero: int
+
+    def store(self, graph: GraphWriter) -> tuple[str, str]:
+        """Return the names of the scale and the zero point as constants."""
+        return graph.scalar(self.scale), graph.shared(np.array(self.zero, np.uint8))
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What calibration saw of one value: its extremes, and the mean of each channel."""
+
+    low: float
+    high: float
+    means: Array
+
+    @property
+    def grid(self) -> Grid:
+        """The grid that just holds the extremes and zero; clipping any of them cost more than it gained."""
+        low, high = min(self.low, 0.0), max(self.high, 0.0)
+        # Few digits, so that a last-bit difference between two machines' float kernels does not reach the file.
+        scale = float(np.float32(f"{max((high - low) / 255, 1e-9):.4g}"))
+        return Grid(scale, round(-low / scale))
+
+
+# Weights fill -64..64, not -127..127: x86 processors without VNNI add pairs of products in 16 bits, and only
+# 2 * 255 * 64 is sure to fit. The price and the alternatives are in docs/decisions/0003-nano-graphs.md.
+WEIGHT_STEPS = 64
+# (rgb - 127) / 128, exactly: pixels enter the first convolution as they are.
+PIXELS = Grid(1 / 128, 127)
+
+
+def observe(model: ModelProto, network: Network, batches: Iterable[Array]) -> dict[str, Observation]:
+    """Run the float model on `pixels` batches and return what each value of the backbone was like."""
+    names = [NORMALISED]
+    for conv in network.convs:
+        names += [f"{conv.name}.conv", conv.name] if conv.residual else [conv.name]
+    session = open_model(model, names)
+    seen: dict[str, list[Observation]] = {name: [] for name in names}
+    for batch in batches:
+        for name, value in zip(names, session.run(names, {"pixels": batch}), strict=True):
+            seen[name].append(Observation(float(value.min()), float(value.max()), value.mean((0, 2, 3))))
+    return {name: _summary(observations) for name, observations in seen.items()}
+
+
+def int8_backbone(graph: GraphWriter, network: Network, pictures: str, seen: Mapping[str, Observation]) -> str:
+    """Add the network on uint8 codes; return the float map [n, 1280, 8, 8]."""
+    entry, entry_grid, entry_means = pictures, PIXELS, seen[NORMALISED].means
+    for conv in network.convs:
+        grid = seen[conv.name].grid
+        conv_name = f"{conv.name}.conv" if conv.residual else conv.name
+        conv_grid = seen[conv_name].grid
+        value = graph.node(
+            "QLinearConv",
+            entry,
+            *entry_grid.store(graph),
+            *_store_weight(graph, conv, entry_grid, entry_means, conv_grid),
+            name=conv_name,
+            strides=[conv.stride] * 2,
+            pads=list(conv.pads),
+            group=conv.groups,
+        )
+        if conv.residual:
+            grids = [*conv_grid.store(graph), conv.residual, *seen[conv.residual].grid.store(graph), *grid.store(graph)]
+            value = graph.node("QLinearAdd", value, *grids, name=conv.name, domain=CONTRIB)
+        entry, entry_grid, entry_means = value, grid, seen[conv.name].means
+    return graph.node("DequantizeLinear", entry, *entry_grid.store(graph))
+
+
+def _store_weight(graph: GraphWriter, conv: Conv, entry: Grid, means: Array, result: Grid) -> tuple[str, ...]:
+    """Store what `QLinearConv` reads after its input: weight, scale and zero points, the result's grid, the bias.
+
+    ReLU6 needs no node: the grid of its result starts at 0 and ends at 6 or below, so saturation clips.
+    """
+    # The bias is an int32 multiple of both scales: a channel with hardly any weight must not make it overflow.
+    least_scale = np.abs(conv.bias) / np.float32(entry.scale * 2**30)
+    codes, scale = quantise_rows(conv.weight, WEIGHT_STEPS, least_scale)
+    bias = conv.bias + _mean_error(conv, codes * scale[:, None, None, None], means)
+    return (
+        graph.constant(f"{conv.name}.weight", codes),
+        graph.constant(f"{conv.name}.scale", scale),
+        graph.constant(f"{conv.name}.zero", np.zeros(len(codes), np.int8)),
+        *result.store(graph),
+        graph.constant(f"{conv.name}.bias", np.rint(bias / (scale * np.float32(entry.scale))).astype(np.int32)),
+    )
+
+
+def _mean_error(conv: Conv, rounded: Array, means: Array) -> Array:
+    """Return what rounding the weights takes from the mean of each output channel, for inputs of these means."""
+    lost = (conv.weight - rounded).sum((2, 3))
+    error: Array = lost[:, 0] * means if conv.groups > 1 else lost @ means
+    return error
+
+
+def _summary(seen: list[Observation]) -> Observation:
+    means = np.mean([observation.means for observation in seen], axis=0)
+    return Observation(min(one.low for one in seen), max(one.high for one in seen), means)

@@ -1,0 +1,300 @@
+"""The command line as a user types it: answers on stdout only, exit codes, JSON, odd names."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from magicmm.cli import build_parser, main, printable
+from tiny_bundles import COLOURS, dual_bundle
+
+
+class Shell:
+    """Runs `magicmm` in this process with one index and one bundle."""
+
+    def __init__(self, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.photos = root / "photos"
+        self.photos.mkdir()
+        for name, colour in COLOURS.items():
+            Image.new("RGB", (48, 36), colour).save(self.photos / f"{name}.jpg")
+        self.index = root / "index.db"
+        self.bundle = dual_bundle(root / "tiny.magicmm")
+        self._capsys = capsys
+
+    def __call__(self, verb: str, *arguments: str, bundle: bool = True) -> tuple[int, str, str]:
+        options = ["--index", str(self.index), *(["--bundle", str(self.bundle)] if bundle else [])]
+        code = main([verb, *arguments, *options])
+        captured = self._capsys.readouterr()
+        return code, captured.out, captured.err
+
+    def json(self, verb: str, *arguments: str, bundle: bool = True) -> dict:
+        code, out, err = self(verb, *arguments, "--json", bundle=bundle)
+        assert code == 0, err
+        return json.loads(out)
+
+
+@pytest.fixture
+def shell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(tmp_path, capsys)
+
+
+@pytest.fixture
+def indexed(shell: Shell) -> Shell:
+    assert shell("index", str(shell.photos))[0] == 0
+    return shell
+
+
+def names(answer: dict) -> list[str]:
+    return [Path(hit["path"]).stem for hit in answer["hits"]]
+
+
+def test_index_reports_to_stderr_and_answers_one_line(shell: Shell) -> None:
+    code, out, err = shell("index", str(shell.photos))
+    assert (code, out) == (0, "6 photos indexed, 0 skipped (see: magicmm status)\n")
+    assert "6 photos embedded" in err
+
+
+def test_search_ranks_the_colour_that_the_words_name(indexed: Shell) -> None:
+    for colour in ("red", "green", "blue"):
+        answer = indexed.json("search", f"a photo of {colour}", "-k", "2")
+        assert names(answer)[0] == colour
+        assert len(answer["hits"]) == 2
+        assert answer["searched"] == 6
+
+
+def test_search_text_output_is_score_and_path_and_nothing_else(indexed: Shell) -> None:
+    code, out, err = indexed("search", "red", "-k", "1")
+    score, path = out.split("  ", 1)
+    assert code == 0
+    assert 0.9 < float(score) <= 1
+    assert path == f"{indexed.photos / 'red.jpg'}\n"
+    assert err == "1 of 6 photos\n"
+
+
+def test_search_finds_photos_added_since_unless_told_not_to_sync(indexed: Shell) -> None:
+    Image.new("RGB", (40, 40), (250, 5, 5)).save(indexed.photos / "late.png")
+    assert "late" not in names(indexed.json("search", "red", "--no-sync"))
+    assert "late" in names(indexed.json("search", "red"))
+
+
+def test_search_by_image_and_by_both(indexed: Shell) -> None:
+    green = str(indexed.photos / "green.jpg")
+    assert names(indexed.json("search", "--image", green))[0] == "green"
+    both = indexed.json("search", "red", "--image", green, "-k", "6")
+    assert set(names(both)[:2]) <= {"red", "green", "yellow", "black"}
+    assert both["query"] == {"text": "red", "image": green}
+
+
+def test_similar_leaves_the_photo_itself_out(indexed: Shell) -> None:
+    answer = indexed.json("similar", str(indexed.photos / "red.jpg"), "-k", "6")
+    assert len(answer["hits"]) == 5
+    assert "red" not in names(answer)
+
+
+def test_similar_takes_a_photo_that_is_not_indexed(indexed: Shell, tmp_path: Path) -> None:
+    Image.new("RGB", (30, 30), (0, 0, 240)).save(tmp_path / "elsewhere.png")
+    assert names(indexed.json("similar", str(tmp_path / "elsewhere.png")))[0] == "blue"
+
+
+def test_filters_reach_the_gallery(indexed: Shell) -> None:
+    inner = indexed.photos / "inner"
+    inner.mkdir()
+    (indexed.photos / "red.jpg").rename(inner / "red.jpg")
+    os.utime(inner / "red.jpg", (946684800, 946684800))  # 2000-01-01
+    assert names(indexed.json("search", "red", "--under", str(inner))) == ["red"]
+    assert names(indexed.json("search", "red", "--until", "2000")) == ["red"]
+    assert "red" not in names(indexed.json("search", "red", "--since", "2000-02"))
+    assert names(indexed.json("search", "red", "--min-score", "0.9")) == ["red"]
+
+
+def test_jsonl_and_null_output(indexed: Shell) -> None:
+    def run(option: str) -> bytes:
+        command = [sys.executable, "-m", "magicmm.cli", "search", "red", option, "-k", "3", "--no-sync"]
+        options = ["--index", str(indexed.index), "--bundle", str(indexed.bundle)]
+        return subprocess.run([*command, *options], capture_output=True, check=True, timeout=60).stdout
+
+    lines = run("--jsonl").splitlines()
+    assert [set(json.loads(line)) >= {"path", "score"} for line in lines] == [True] * 3
+    paths = run("-0").split(b"\0")
+    assert paths[0] == os.fsencode(indexed.photos / "red.jpg")
+    assert (len(paths), paths[-1]) == (4, b"")
+
+
+def test_names_that_would_break_a_line_or_an_encoding(indexed: Shell) -> None:
+    odd = [b"new\nline.png", b"quo\"te's.png", b"not-utf8-\xff.png", b"\x1b[31mred.png", "смайл😀.png".encode()]
+    for place, name in enumerate(odd):
+        Image.new("RGB", (30, 30), (200 + place, 0, 0)).save(indexed.photos / os.fsdecode(name), "PNG")
+    code, out, _ = indexed("search", "red", "-k", "20")
+    assert (code, out.count("\n")) == (0, 11)
+    assert "\x1b" not in out
+    found = {os.fsencode(Path(hit["path"]).name) for hit in indexed.json("search", "red")["hits"]}
+    assert found >= set(odd)
+
+
+def test_status_lists_every_skipped_file_with_its_reason(shell: Shell) -> None:
+    (shell.photos / "empty.jpg").write_bytes(b"")
+    (shell.photos / "words.jpg").write_text("hello")
+    (shell.photos / "gone.jpg").symlink_to("nowhere.jpg")
+    shell("index", str(shell.photos))
+    answer = shell.json("status", bundle=False)
+    reasons = {Path(skip["path"]).name: skip["reason"] for skip in answer["skipped"]}
+    assert reasons == {"empty.jpg": "empty_file", "words.jpg": "not_an_image", "gone.jpg": "broken_link"}
+    assert (answer["indexed"], answer["sources"]) == (6, [str(shell.photos)])
+    _, out, _ = shell("status", bundle=False)
+    assert "1 x empty_file" in out
+    assert "words.jpg" in out
+
+
+def test_plan_says_what_index_would_do_and_does_nothing(shell: Shell) -> None:
+    assert shell.json("index", str(shell.photos), "--plan")["new"] == 6
+    assert shell.json("status", bundle=False)["indexed"] == 0
+
+
+def test_forget_removes_the_photos_from_the_index_only(indexed: Shell) -> None:
+    assert indexed.json("forget", str(indexed.photos), bundle=False) == {"indexed": 0, "sources": []}
+    assert (indexed.photos / "red.jpg").exists()
+    code, _, err = indexed("forget", str(indexed.photos), bundle=False)
+    assert code == 1
+    assert "not a source" in err
+
+
+def test_duplicates_groups_copies(indexed: Shell) -> None:
+    (indexed.photos / "copy.jpg").write_bytes((indexed.photos / "red.jpg").read_bytes())
+    indexed("index")
+    groups = indexed.json("duplicates", bundle=False)["groups"]
+    assert [sorted(Path(photo["path"]).stem for photo in group["photos"]) for group in groups] == [["copy", "red"]]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["search", "red", "-k", "0"],
+        ["search", "red", "-k", "many"],
+        ["search", "red", "--since", "yesterday"],
+        ["search", "red", "--until", "2024-13"],
+        ["search", "red", "--min-score", "2"],
+        ["search", "red", "--json", "--nonsense"],
+        ["search", "red", "-0", "--jsonl"],
+        ["index", "--budget", "-1"],
+        ["forget"],
+        ["dance"],
+    ],
+)
+def test_wrong_usage_exits_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    assert stop.value.code == 2
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("query", "code"),
+    [("", "text_invalid"), ("  \t ", "text_invalid"), ("word " * 10_000, "text_invalid")],
+)
+def test_bad_queries_are_errors_with_a_code(indexed: Shell, query: str, code: str) -> None:
+    status, out, err = indexed("search", query, "--json")
+    assert (status, out) == (1, "")
+    error = json.loads(err)["error"]
+    assert error["code"] == code
+    assert error["remedy"]
+
+
+def test_missing_things_are_named(indexed: Shell, tmp_path: Path) -> None:
+    for arguments, word in (
+        (["search"], "nothing to search for"),
+        (["search", "--image", str(tmp_path / "none.jpg")], "none.jpg"),
+        (["index", str(tmp_path / "no-folder")], "no-folder"),
+        (["index", str(indexed.photos / "red.jpg")], "red.jpg"),
+    ):
+        code, out, err = indexed(*arguments)
+        assert (code, out) == (1, "")
+        assert word in err
+    indexed.index = tmp_path / "other.db"
+    code, _, err = indexed("search", "red")
+    assert code == 1
+    assert "magicmm index DIR" in err
+
+
+def test_searching_goes_on_beside_a_running_sync(indexed: Shell) -> None:
+    from magicmm.locking import writer_lock
+
+    with writer_lock(indexed.index):
+        code, out, err = indexed("search", "red", "-k", "1")
+        assert code == 0
+        assert "red.jpg" in out
+        assert "not looking for new photos" in err
+        code, _, err = indexed("index")
+        assert code == 1
+        assert "Another process" in err
+
+
+def test_rebuild_under_another_model(indexed: Shell, tmp_path: Path) -> None:
+    indexed.bundle = dual_bundle(tmp_path / "other.magicmm", "other", seed=1)
+    code, _, err = indexed("search", "red")
+    assert code == 1
+    assert "magicmm rebuild" in err
+    assert indexed.json("rebuild")["indexed"] == 6
+    assert names(indexed.json("search", "red"))[0] == "red"
+    assert indexed.json("status", bundle=False)["model"] == "other"
+
+
+def test_rebuild_sets_a_damaged_index_aside_and_makes_it_anew(indexed: Shell) -> None:
+    for suffix in ("-wal", "-shm"):
+        indexed.index.with_name(indexed.index.name + suffix).unlink(missing_ok=True)
+    data = bytearray(indexed.index.read_bytes())
+    data[200:4000] = bytes(3800)
+    indexed.index.write_bytes(data)
+    code, _, err = indexed("search", "red", "--json")
+    assert code == 1
+    assert json.loads(err)["error"]["code"] == "index_corrupt"
+    assert indexed("doctor")[0] == 1
+    answer = indexed.json("rebuild", str(indexed.photos))
+    assert answer["indexed"] == 6
+    assert Path(answer["set_aside"]).exists()
+    assert names(indexed.json("search", "red"))[0] == "red"
+
+
+def test_info_and_verify_describe_the_bundle(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", str(shell.bundle), "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["id"], answer["dim"], len(answer["fingerprint"])) == ("tiny-dual", 8, 64)
+    assert main(["verify", str(shell.bundle), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["passes"] is True
+    (shell.bundle / "tokenizer.json").write_bytes((shell.bundle / "tokenizer.json").read_bytes()[::-1])
+    assert main(["verify", str(shell.bundle)]) == 1
+    assert "tokenizer.json" in capsys.readouterr().err
+
+
+def test_a_reader_that_goes_away_is_no_traceback(indexed: Shell) -> None:
+    command = f"{sys.executable} -m magicmm.cli search red --index {indexed.index} --bundle {indexed.bundle} | true"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in done.stderr
+
+
+def test_help_needs_none_of_the_heavy_imports() -> None:
+    program = "import sys; from magicmm.cli import build_parser; build_parser(); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    heavy = {"numpy", "onnxruntime", "PIL", "tokenizers", "tqdm", "filelock", "platformdirs", "sqlite3", "simsimd"}
+    assert not heavy & set(done.stdout.split())
+
+
+def test_every_verb_has_help_and_a_function() -> None:
+    from magicmm import commands
+
+    actions = [action for action in build_parser()._actions if action.dest == "verb"]
+    for verb, parser in actions[0].choices.items():
+        assert parser.description
+        assert callable(getattr(commands, f"run_{verb}"))
+
+
+def test_printable_escapes_control_characters_and_bytes() -> None:
+    assert printable("plain é 漢字") == "plain é 漢字"
+    assert printable("a\nb\x1b[0m") == "a\\nb\\x1b[0m"
+    assert "\udcff" not in printable("x\udcff")

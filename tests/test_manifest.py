@@ -1,0 +1,121 @@
+"""`manifest.json`: what is read, and errors that name the key. tests/vectors/bundle.json holds the broken ones."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from magicmm.errors import ErrorCode, MagicError
+from magicmm.manifest import FORMAT_VERSION, parse_manifest, token_table_bytes
+from tools.bundle_cases import dual, vision_language
+
+
+def error_of(manifest: dict[str, Any] | str) -> MagicError:
+    with pytest.raises(MagicError) as caught:
+        parse_manifest(manifest if isinstance(manifest, str) else json.dumps(manifest))
+    return caught.value
+
+
+def test_a_dual_encoder_is_read_whole() -> None:
+    manifest = parse_manifest(json.dumps(dual()))
+    assert (manifest.id, manifest.architecture, manifest.dim) == ("small", "dual_encoder", 8)
+    assert (manifest.image.side, manifest.image.views) == (16, ("crop", "squash"))
+    assert (manifest.text.tokenizer, manifest.text.max_tokens, manifest.text.pad_id) == ("tokenizer.json", 32, 0)
+    assert manifest.roles["query"].head == (2,)
+    assert manifest.roles["query"].tail == (3,)
+    assert manifest.composed_text_weight == 1.0
+    assert manifest.tokens is None
+    assert manifest.graphs == {"onnx": {"image": "image.onnx", "text": "text.onnx"}}
+    assert manifest.files["image.onnx"].bytes == 11
+
+
+def test_a_vision_language_bundle_is_read_whole() -> None:
+    manifest = parse_manifest(json.dumps(vision_language()))
+    assert manifest.tokens is not None
+    assert (manifest.tokens.file, manifest.tokens.rows, manifest.tokens.dim) == ("tokens.bin", 3, 8)
+    assert manifest.composed_text_weight is None
+    assert manifest.roles["query"].prefix == "prefix/query.safetensors"
+    assert manifest.roles["photo"].prefix is None
+
+
+def test_raw_keeps_what_the_sdk_does_not_use() -> None:
+    assert parse_manifest(json.dumps(dual() | {"quality": {"recall": 0.5}})).raw["quality"] == {"recall": 0.5}
+
+
+def test_a_whole_number_serves_as_weight() -> None:
+    weight = parse_manifest(json.dumps(dual() | {"composed": {"text_weight": 2}})).composed_text_weight
+    assert weight == 2.0
+    assert isinstance(weight, float)
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        ("dim", "8", "manifest.dim"),
+        ("image.side", 0, "manifest.image.side"),
+        ("image.views", [1], "manifest.image.views[0]"),
+        ("text.max_tokens", None, "manifest.text.max_tokens"),
+        ("roles.query.head", [2, "x"], "manifest.roles.query.head[1]"),
+        ("roles.photo.max_tiles", 99, "manifest.roles.photo.max_tiles"),
+        ("graphs.onnx", [], "manifest.graphs.onnx"),
+        ("composed.text_weight", None, "manifest.composed.text_weight"),
+    ],
+)
+def test_errors_name_the_key_and_a_remedy(path: str, value: object, named: str) -> None:
+    manifest = dual()
+    *outer, last = path.split(".")
+    inner = manifest
+    for part in outer:
+        inner = inner[part]
+    inner[last] = value
+    error = error_of(manifest)
+    assert error.code is ErrorCode.BUNDLE_INVALID
+    assert named in error.message
+    assert error.remedy
+
+
+def test_a_newer_format_is_told_apart_from_a_broken_one_before_anything_else_is_read() -> None:
+    newer = {"format": "magicmm-bundle", "format_version": FORMAT_VERSION + 1, "dim": "changed its meaning"}
+    error = error_of(newer)
+    assert error.code is ErrorCode.BUNDLE_TOO_NEW
+    assert "pip install -U" in error.remedy
+
+
+@pytest.mark.parametrize("name", ["../x", "/x", "a/../x", "a\\x", "C:x", "", ".", "a//x", "./x", "x\n", "\ud800", ".x"])
+def test_names_that_could_leave_the_folder_are_refused_as_such(name: str) -> None:
+    manifest = dual()
+    manifest["files"][name] = {"bytes": 0, "sha256": "0" * 64}
+    assert "not a plain path" in error_of(manifest).message
+
+
+@pytest.mark.parametrize(
+    "name", ["a", "a/b/c.onnx", "model.onnx_data", "Data/com.apple.CoreML/weights/weight.bin", "a-b+c"]
+)
+def test_plain_names_are_accepted(name: str) -> None:
+    manifest = dual()
+    manifest["files"][name] = {"bytes": 0, "sha256": "0" * 64}
+    assert name in parse_manifest(json.dumps(manifest)).files
+
+
+def test_json_that_readers_understand_differently_is_refused() -> None:
+    sound = json.dumps(dual())
+    assert "twice" in error_of(sound.replace('"dim": 8', '"dim": 8, "dim": 9')).message
+    assert "NaN" in error_of(sound[:-1] + ', "note": NaN}').message
+
+
+def test_deep_nesting_is_an_error_and_no_crash() -> None:
+    deep = '{"format": ' + "[" * 200_000 + "]" * 200_000 + "}"
+    assert error_of(deep).code is ErrorCode.BUNDLE_INVALID
+
+
+def test_numbers_of_many_digits_are_an_error_and_no_crash() -> None:
+    assert error_of('{"format": ' + "9" * 10_000 + "}").code is ErrorCode.BUNDLE_INVALID
+
+
+def test_the_token_table_is_padded_to_64_bytes() -> None:
+    assert token_table_bytes(1, 64) == 64 + 4
+    assert token_table_bytes(1, 65) == 128 + 4
+    assert token_table_bytes(3, 8) == 64 + 12
+    assert token_table_bytes(151_936, 1536) == 151_936 * 1536 + 4 * 151_936

@@ -1,0 +1,285 @@
+"""Cases for bundle.json: whole bundles inline (manifest text, files, links), sound and broken in every way."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from magicmm.bundle import Bundle
+from magicmm.errors import MagicError
+
+Json = dict[str, Any]
+FILES = {
+    "tokenizer.json": b"{}",
+    "image.onnx": b"image graph",
+    "text.onnx": b"text graph",
+    "golden/cases.json": b'{"cases": []}',
+}
+_TABLE = bytes(range(24)) + bytes(40) + bytes(12)
+VLM_FILES = {
+    "tokenizer.json": b"{}",
+    "vision.onnx": b"vision graph",
+    "language.onnx": b"language graph",
+    "tokens.bin": _TABLE,
+    "prefix/query.safetensors": b"prefix",
+    "golden/cases.json": b'{"cases": []}',
+}
+_UNSAFE = (
+    *("../secret", "a/../../secret", "/etc/passwd", "a/./b", "./a", "a//b", "a/", ".", "..", "", "a\\b", "C:/x", "c:x"),
+    *(
+        "..\\secret",
+        "~/x",
+        "a\u0000b",
+        "a\nb",
+        "a b",
+        "\u00e9",
+        "\ud800",
+        "file:///x",
+        ".hidden",
+        "a/.hidden",
+        "a?",
+        "-",
+    ),
+)
+
+
+def dual() -> Json:
+    """Return the smallest sound manifest of a dual encoder."""
+    role: Json = {"head": [], "image_before": [], "image_after": [], "text": "{text}", "tail": [], "prefix": None}
+    return {
+        "format": "magicmm-bundle",
+        "format_version": 1,
+        "id": "small",
+        "architecture": "dual_encoder",
+        "dim": 8,
+        "weights": "0" * 64,
+        "image": {"side": 16, "views": ["crop", "squash"], "resample": "bicubic"},
+        "text": {"tokenizer": "tokenizer.json", "max_tokens": 32, "pad_id": 0},
+        "roles": {"photo": role | {"max_tiles": 1}, "query": role | {"head": [2], "tail": [3], "max_tiles": 1}},
+        "composed": {"text_weight": 1.0},
+        "graphs": {"onnx": {"image": "image.onnx", "text": "text.onnx"}},
+        "quantisation": {"all": "float32"},
+        "golden": "golden/cases.json",
+        "files": listed(FILES),
+    }
+
+
+def vision_language() -> Json:
+    """Return the smallest sound manifest of a vision-language bundle."""
+    manifest = dual()
+    photo = manifest["roles"]["photo"]
+    manifest |= {
+        "architecture": "vision_language",
+        "image": {"side": 16, "views": ["squash"], "resample": "bicubic"},
+        "tokens": {"file": "tokens.bin", "rows": 3, "dim": 8},
+        "roles": {
+            "photo": photo | {"image_before": [1], "image_after": [2]},
+            "query": photo | {"text": "query: {text}", "prefix": "prefix/query.safetensors"},
+            "composed": photo,
+        },
+        "graphs": {"onnx": {"vision": "vision.onnx", "language": "language.onnx"}},
+        "files": listed(VLM_FILES),
+    }
+    del manifest["composed"]
+    return manifest
+
+
+def listed(files: dict[str, bytes]) -> Json:
+    """Return the `files` section."""
+    return {name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()}
+
+
+def bundles() -> list[Json]:
+    """Return the cases of bundle.json."""
+    cases = [_case("a dual encoder", dual(), FILES), _case("a vision-language bundle", vision_language(), VLM_FILES)]
+    cases += [_case(name, _changed(dual(), *change), FILES) for name, change in _DUAL_CHANGES.items()]
+    cases += [_case(name, _changed(vision_language(), *change), VLM_FILES) for name, change in _VLM_CHANGES.items()]
+    for name in _UNSAFE:
+        manifest = dual()
+        manifest["files"][name] = {"bytes": 1, "sha256": "0" * 64}
+        cases.append(_case(f"file name {name!a}", manifest, FILES))
+    for key in dual():
+        manifest = dual()
+        del manifest[key]
+        cases.append(_case(f"no {key}", manifest, FILES))
+    return cases + _texts() + _folders()
+
+
+_MISSING = object()
+_DUAL_CHANGES: dict[str, tuple[str, Any]] = {
+    "another file format": ("format", "zip"),
+    "a future version": ("format_version", 2),
+    "a far future version": ("format_version", 1 << 40),
+    "version 0": ("format_version", 0),
+    "a negative version": ("format_version", -1),
+    "version true": ("format_version", True),
+    "version 1.0": ("format_version", 1.0),
+    "version as text": ("format_version", "1"),
+    "an unknown architecture": ("architecture", "gan"),
+    "dim 0": ("dim", 0),
+    "dim true": ("dim", True),
+    "dim too large": ("dim", 16385),
+    "dim of 20 digits": ("dim", 10**20),
+    "dim null": ("dim", None),
+    "id is a number": ("id", 7),
+    "side 0": ("image.side", 0),
+    "side 4097": ("image.side", 4097),
+    "no views": ("image.views", []),
+    "an unknown view": ("image.views", ["zoom"]),
+    "views as text": ("image.views", "crop"),
+    "another resample": ("image.resample", "lanczos"),
+    "max_tokens 0": ("text.max_tokens", 0),
+    "pad_id -1": ("text.pad_id", -1),
+    "tokenizer not listed": ("text.tokenizer", "other.json"),
+    "no query role": ("roles.query", _MISSING),
+    "no photo role": ("roles.photo", _MISSING),
+    "roles as a list": ("roles", []),
+    "a role as text": ("roles.query", "x"),
+    "a role text without its place": ("roles.query.text", "query"),
+    "a role text with two places": ("roles.query.text", "{text} {text}"),
+    "a negative token id": ("roles.query.head", [-1]),
+    "a token id true": ("roles.query.head", [True]),
+    "a token id 1.5": ("roles.query.tail", [1.5]),
+    "a huge token id": ("roles.query.tail", [1 << 31]),
+    "max_tiles 0": ("roles.photo.max_tiles", 0),
+    "max_tiles 41": ("roles.photo.max_tiles", 41),
+    "a prefix not listed": ("roles.query.prefix", "prefix/none"),
+    "no text graph": ("graphs.onnx.text", _MISSING),
+    "a graph not listed": ("graphs.onnx.text", "other.onnx"),
+    "graphs for no runtime": ("graphs", {}),
+    "a second runtime that lacks a graph": ("graphs.coreml", {"image": "image.onnx"}),
+    "golden not listed": ("golden", "golden/none.json"),
+    "text_weight as text": ("composed.text_weight", "1"),
+    "text_weight true": ("composed.text_weight", True),
+    "text_weight of 1e10": ("composed.text_weight", 1e10),
+    "text_weight 2": ("composed.text_weight", 2),
+    "another dim changes the fingerprint": ("dim", 9),
+    "another licence does not": ("licence", "MIT"),
+    "keys of later versions are ignored": ("later", {"x": [1, None]}),
+    "a short hash": ("files.image_onnx.sha256", "00"),
+    "a hash in capitals": ("files.image_onnx.sha256", "A" * 64),
+    "a negative size": ("files.image_onnx.bytes", -1),
+    "a size true": ("files.image_onnx.bytes", True),
+    "a wrong size": ("files.image_onnx.bytes", 12),
+    "a wrong hash": ("files.image_onnx.sha256", "0" * 64),
+    "files as a list": ("files", []),
+}
+_VLM_CHANGES: dict[str, tuple[str, Any]] = {
+    "no token table": ("tokens", _MISSING),
+    "a token table of the wrong size": ("tokens.rows", 4),
+    "a token table of 0 rows": ("tokens.rows", 0),
+    "no composed role": ("roles.composed", _MISSING),
+    "no language graph": ("graphs.onnx.language", _MISSING),
+    "a document role": ("roles.document", None),
+}
+
+
+def _changed(manifest: Json, key: str, value: Any) -> Json:
+    if key == "roles.document":
+        value = manifest["roles"]["photo"] | {"max_tiles": 4}
+    *path, last = (part.replace("_onnx", ".onnx") for part in key.split("."))
+    inner = manifest
+    for part in path:
+        inner = inner[part]
+    if value is _MISSING:
+        del inner[last]
+    else:
+        inner[last] = value
+    return manifest
+
+
+def _texts() -> list[Json]:
+    sound = json.dumps(dual())
+    texts = {
+        "an empty manifest": "",
+        "no JSON": "format: magicmm-bundle",
+        "JSON that stops": sound[: len(sound) // 2],
+        "a list": "[]",
+        "null": "null",
+        "text_weight NaN": sound.replace('"text_weight": 1.0', '"text_weight": NaN'),
+        "text_weight infinite": sound.replace('"text_weight": 1.0', '"text_weight": Infinity'),
+        "text_weight 1e999": sound.replace('"text_weight": 1.0', '"text_weight": 1e999'),
+        "NaN in a key that nobody reads": sound[:-1] + ', "quality": {"recall": NaN}}',
+        "a key that comes twice": sound.replace('"dim": 8', '"dim": 8, "dim": 16'),
+    }
+    return [_finish(name, {"manifest_text": text, "files": _hex(FILES)}) for name, text in texts.items()]
+
+
+def _folders() -> list[Json]:
+    whole = {"manifest_text": json.dumps(dual())}
+    without = {name: data for name, data in FILES.items() if name != "text.onnx"}
+    outside, inside = {"text.onnx": "../outside.bin"}, {"text.onnx": "real"}
+    return [
+        _finish("no manifest", {"files": _hex(FILES)}),
+        _finish("a file missing", whole | {"files": _hex(without)}),
+        _finish("a file too long", whole | {"files": _hex(FILES | {"text.onnx": b"text graph and more"})}),
+        _finish("a file empty", whole | {"files": _hex(FILES | {"text.onnx": b""})}),
+        _finish("a file with other content", whole | {"files": _hex(FILES | {"text.onnx": b"TEXT GRAPH"})}),
+        _finish("a file more than listed", whole | {"files": _hex(FILES | {"notes.txt": b"hello"})}),
+        _finish("a folder in place of a file", whole | {"files": _hex(without | {"text.onnx/inner": b"x"})}),
+        _finish("a link out of the bundle", whole | {"files": _hex(without), "links": outside}),
+        _finish(
+            "a link within it",
+            whole | {"files": _hex(without | {"real": b"text graph"}), "links": inside},
+        ),
+        _finish("a link that goes round", whole | {"files": _hex(without), "links": {"text.onnx": "text.onnx"}}),
+    ]
+
+
+def write_folder(given: Json, folder: Path) -> Path:
+    """Make the bundle of a case as a folder; `outside.bin` lies beside it, with the bytes of text.onnx."""
+    bundle = folder / "case.magicmm"
+    bundle.mkdir(parents=True)
+    (folder / "outside.bin").write_bytes(FILES["text.onnx"])
+    for name, data in given["files"].items():
+        path = bundle / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes.fromhex(data))
+    for name, target in given.get("links", {}).items():
+        (bundle / name).symlink_to(target)
+    if "manifest_text" in given:
+        (bundle / "manifest.json").write_text(given["manifest_text"], encoding="utf-8", newline="")
+    return bundle
+
+
+def outcome(given: Json, folder: Path) -> Json:
+    """Load the bundle of a case and say what it is, or the error code."""
+
+    def attempt(action: Callable[[], Any]) -> tuple[Any, str | None]:
+        try:
+            return action(), None
+        except MagicError as error:
+            return None, error.code.value
+
+    bundle, code = attempt(lambda: Bundle.load(write_folder(given, folder)))
+    if bundle is None:
+        return {"error": code}
+    manifest = bundle.manifest
+    facts = {
+        "id": manifest.id,
+        "architecture": manifest.architecture,
+        "dim": manifest.dim,
+        "roles": sorted(manifest.roles),
+        "fingerprint": bundle.fingerprint,
+        "total_bytes": bundle.total_bytes,
+        "check_hashes": attempt(bundle.check_hashes)[1],
+    }
+    return {"expect": facts, "tolerance": 0}
+
+
+def _case(name: str, manifest: Json, files: dict[str, bytes]) -> Json:
+    return _finish(name, {"manifest_text": json.dumps(copy.deepcopy(manifest)), "files": _hex(files)})
+
+
+def _finish(name: str, given: Json) -> Json:
+    with tempfile.TemporaryDirectory() as folder:
+        return {"name": name, "input": given, **outcome(given, Path(folder))}
+
+
+def _hex(files: dict[str, bytes]) -> dict[str, str]:
+    return {name: data.hex() for name, data in files.items()}
