@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from magicmm import Bundle
 from magicmm_export.bundle_writer import GoldenInput, weights_identity, write_bundle
 from magicmm_export.nano.build import build_graphs
+from magicmm_export.nano.views import SPEC
 
 CLS, SEP, PAD = 101, 102, 0
 MOST_TOKENS = 256
@@ -52,7 +53,7 @@ def _manifest(precision: str, weights: str, report: dict[str, Any]) -> dict[str,
         "matryoshka_dims": [],
         "weights": weights,
         "pooling": {"text": "mean of the token states", "image": "convex combination of concept vectors"},
-        "image": {"side": 256, "views": ["crop", "squash"], "resample": "bicubic"},
+        "image": {"side": SPEC.side, "views": list(SPEC.views), "resample": "bicubic"},
         "text": {"tokenizer": "tokenizer.json", "max_tokens": MOST_TOKENS, "pad_id": PAD},
         "roles": {"photo": common, "query": {**common, "head": [CLS], "tail": [SEP]}},
         "composed": {"text_weight": 1.0},

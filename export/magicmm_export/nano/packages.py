@@ -74,8 +74,7 @@ def locate(pinned: PinnedFile) -> Path:
     path = Path(str(_installed(pinned.package, pinned.version).locate_file(pinned.path)))
     if not path.is_file():
         raise PackageError(f"{pinned.package} {pinned.version} is installed without {pinned.path}; reinstall it.")
-    with path.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != pinned.sha256:
         raise PackageError(f"{path} has sha256 {found}, not {pinned.sha256}; reinstall {pinned.package}.")
     return path

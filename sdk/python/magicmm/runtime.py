@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from magicmm.errors import ErrorCode, MagicError
+from magicmm.onnx_files import external_files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +35,8 @@ def open_session(bundle: Bundle, part: str, threads: int, runtime: str) -> Sessi
     """Load one graph of a bundle.
 
     Raises:
-        MagicError: `runtime_failed` for a runtime that the bundle has no graphs for, or that refuses the graph.
+        MagicError: `runtime_failed` for a runtime that the bundle has no graphs for, or that refuses the graph;
+            `bundle_invalid` for a graph that reads a file which the manifest does not list.
     """
     graphs = bundle.manifest.graphs
     if runtime not in graphs or runtime != "onnx":
@@ -42,7 +45,15 @@ def open_session(bundle: Bundle, part: str, threads: int, runtime: str) -> Sessi
             f"Runtime {runtime!r} cannot run {bundle.path}: its graphs are for {', '.join(sorted(graphs)) or 'none'}.",
             "This SDK runs 'onnx'; export the bundle with --runtime onnx.",
         )
-    return OnnxSession(bundle.file(graphs[runtime][part]), threads)
+    name = graphs[runtime][part]
+    path = bundle.file(name)
+    try:
+        others = external_files(path)
+    except (OSError, ValueError) as error:
+        raise _failed(f"{path} is no ONNX graph", error) from None
+    for other in others:
+        bundle.file((PurePosixPath(name).parent / other).as_posix())
+    return OnnxSession(path, threads)
 
 
 class OnnxSession:

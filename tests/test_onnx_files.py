@@ -1,0 +1,152 @@
+"""A graph reads files of its own bundle only, however it hides the name: onnx's classes write, our reader finds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import AttributeProto, ModelProto, SparseTensorProto, TensorProto, helper, numpy_helper
+
+from magicmm import Bundle, Embedder, ErrorCode, MagicError
+from magicmm.onnx_files import external_files
+from magicmm_export.bundle_writer import GoldenInput, write_bundle
+from tiny_bundles import DIM, common_manifest, image_graph, role, sha256, tokenizer_json
+
+
+def tensor(location: str | None, name: str = "w") -> TensorProto:
+    if location is None:
+        return numpy_helper.from_array(np.ones(4, np.float32), name)
+    found = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    for key, value in (("offset", "0"), ("location", location), ("length", "16")):
+        found.external_data.add(key=key, value=value)
+    return found
+
+
+def model_around(*tensors: TensorProto) -> ModelProto:
+    given = helper.make_tensor_value_info("x", TensorProto.FLOAT, [4])
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, [4])
+    graph = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", [given], [result], list(tensors))
+    return helper.make_model(graph, ir_version=8, opset_imports=[helper.make_opsetid("", 17)])
+
+
+def found_in(model: ModelProto | bytes, tmp_path: Path) -> set[str]:
+    path = tmp_path / "graph.onnx"
+    path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
+    return external_files(path)
+
+
+def test_names_come_out_as_they_are_written(tmp_path: Path) -> None:
+    assert found_in(model_around(tensor(None)), tmp_path) == set()
+    assert found_in(model_around(tensor("a.data"), tensor("../../b", "v")), tmp_path) == {"a.data", "../../b"}
+
+
+def test_a_tensor_may_hide_anywhere(tmp_path: Path) -> None:
+    """In attributes, subgraphs, sparse tensors, functions and training graphs."""
+    node = helper.make_node("Constant", [], ["c"])
+    node.attribute.append(helper.make_attribute("value", tensor("attribute")))
+    node.attribute.append(helper.make_attribute("list", [tensor("list"), tensor(None)]))
+    sparse = SparseTensorProto(values=tensor("sparse values"), indices=tensor("sparse indices"), dims=[4])
+    node.attribute.append(AttributeProto(name="s", type=AttributeProto.SPARSE_TENSOR, sparse_tensor=sparse))
+    inner = helper.make_graph([node], "inner", [], [], [tensor("subgraph")])
+    outer = helper.make_node("If", ["x"], ["z"], then_branch=inner)
+    model = model_around(tensor("plain"))
+    model.graph.node.append(outer)
+    model.graph.sparse_initializer.append(SparseTensorProto(values=tensor("sparse initializer")))
+    model.functions.add(name="f", domain="d").node.append(helper.make_node("Constant", [], ["k"], value=tensor("body")))
+    model.training_info.add().algorithm.CopyFrom(helper.make_graph([], "t", [], [], [tensor("training")]))
+    assert found_in(model, tmp_path) == {
+        *("plain", "attribute", "list", "sparse values", "sparse indices", "subgraph", "sparse initializer"),
+        *("body", "training"),
+    }
+
+
+def test_unusual_encodings_of_the_same_message(tmp_path: Path) -> None:
+    """Value before key, a key given twice (the last counts), lengths as overlong numbers."""
+
+    def text(number: int, value: bytes, overlong: bool = False) -> bytes:
+        length = bytes([len(value) | 0x80, 0x80, 0x00]) if overlong else bytes([len(value)])
+        return bytes([number << 3 | 2]) + length + value
+
+    entry = text(2, b"../evil", overlong=True) + text(1, b"offset") + text(1, b"location", overlong=True)
+    plain = ModelProto()
+    weight = text(13, entry) + text(8, b"w")
+    message = text(7, text(5, weight, overlong=True))
+    assert found_in(message, tmp_path) == {"../evil"}
+    plain.ParseFromString(message)
+    assert plain.graph.initializer[0].external_data[0].value == "../evil"  # onnx reads it so, too
+
+
+@pytest.mark.parametrize("cut", [1, 7, 20, 60])
+def test_damaged_files_are_value_errors(cut: int, tmp_path: Path) -> None:
+    data = model_around(tensor("a.data")).SerializeToString()
+    with pytest.raises(ValueError):
+        found_in(data[:-cut] + b"location", tmp_path)
+
+
+def test_an_empty_file_is_a_value_error(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="empty"):
+        found_in(b"", tmp_path)
+
+
+def bundle_with(location: str, tmp_path: Path) -> Path:
+    """Write a bundle whose image graph adds an external bias; the file lies in the bundle when it is written."""
+    model = ModelProto.FromString(image_graph(2))
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == "bias")
+    values = numpy_helper.to_array(bias).astype("<f4").tobytes()
+    bias.ClearField("raw_data")
+    bias.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", "weights/bias.bin"), ("offset", "0"), ("length", str(len(values)))):
+        bias.external_data.add(key=key, value=value)
+    staged = tmp_path / "staged"
+    (staged / "weights").mkdir(parents=True)
+    (staged / "weights/bias.bin").write_bytes(values)
+    (tmp_path / "secret.bin").write_bytes(values)
+    (staged / "image.onnx").write_bytes(model.SerializeToString())
+    (staged / "tokenizer.json").write_text(tokenizer_json())
+    graphs = {"image": "image.onnx", "text": "image.onnx"}
+    facts = common_manifest() | {
+        "id": "external",
+        "architecture": "dual_encoder",
+        "weights": sha256(values),
+        "roles": {"photo": role([], []), "query": role([2], [3])},
+        "composed": {"text_weight": 1.0},
+        "graphs": {"onnx": graphs},
+    }
+    golden = [GoldenInput("photo", rgb=np.zeros((8, 8, 3), np.uint8))]
+    bundle = write_bundle(staged, tmp_path / "external.magicmm", facts, golden)
+    graph = bundle.path / "image.onnx"
+    data = graph.read_bytes().replace(b"weights/bias.bin", location.encode())
+    assert len(data) == graph.stat().st_size, "the manifest lists the size"
+    graph.write_bytes(data)
+    return bundle.path
+
+
+def test_external_data_of_the_bundle_is_read(tmp_path: Path) -> None:
+    path = bundle_with("weights/bias.bin", tmp_path)
+    assert Embedder.open(path).embed_image(np.zeros((8, 8, 3), np.uint8)).shape == (DIM,)
+
+
+@pytest.mark.parametrize("location", ["../../secret.bin", "weights/none.bin", "././//secret.bin"])
+def test_external_data_elsewhere_is_refused_before_any_runtime_sees_it(location: str, tmp_path: Path) -> None:
+    path = bundle_with(location, tmp_path)
+    with pytest.raises(MagicError) as caught:
+        Embedder.open(path).embed_image(np.zeros((8, 8, 3), np.uint8))
+    assert caught.value.code is ErrorCode.BUNDLE_INVALID
+
+
+def test_an_absolute_name_is_refused(tmp_path: Path) -> None:
+    path = bundle_with("/secret/bias.bin", tmp_path)
+    with pytest.raises(MagicError) as caught:
+        Embedder.open(path).embed_image(np.zeros((8, 8, 3), np.uint8))
+    assert caught.value.code is ErrorCode.BUNDLE_INVALID
+
+
+def test_a_listed_name_that_is_a_link_out_of_the_bundle_is_refused(tmp_path: Path) -> None:
+    path = bundle_with("weights/bias.bin", tmp_path)
+    (path / "weights/bias.bin").unlink()
+    os.symlink(tmp_path / "secret.bin", path / "weights/bias.bin")
+    with pytest.raises(MagicError) as caught:
+        Bundle.load(path)
+    assert caught.value.code is ErrorCode.BUNDLE_INVALID
