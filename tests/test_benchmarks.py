@@ -62,4 +62,4 @@ def test_committed_results_name_no_machine() -> None:
     for name in PROGRAMS:
         text = (ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8")
         assert json.loads(text)["benchmark"] == name
-        assert "/home/" not in text and "/work/" not in text and "/Users/" not in text
+        assert not any(place in text for place in (str(ROOT), str(Path.home()), "/home/", "/Users/"))

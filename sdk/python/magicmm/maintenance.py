@@ -115,9 +115,11 @@ class Maintenance:
     def _fill(self, index: Index, model: Model, budget: Budget) -> Iterator[Progress]:
         discard_useless_files(index)
         sources = self._all_sources(index)
-        with index.transaction():
-            for source in sources:
-                index.add_source(source.uri)
+        unknown = {source.uri for source in sources} - set(index.sources())
+        if unknown:  # a search looks for new photos first: nothing new must cost no write
+            with index.transaction():
+                for uri in unknown:
+                    index.add_source(uri)
         last = None
         for last in run_sync(index, model, self._embedder, sources, budget):
             yield last
