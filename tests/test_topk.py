@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from magicmm import topk
+from magicmm.quantise import quantise
 from magicmm.topk import Query, Segment, merge, top_k
 
 
@@ -140,3 +141,20 @@ def test_merge_ranks_across_segments() -> None:
     scores, ids = merge([one, other], 4)
     assert ids.tolist() == [2, 7, 9, 1]
     assert scores.tolist() == [np.float32(score) for score in (0.9, 0.9, 0.7, 0.5)]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_faiss_finds_the_same_photos(threads: int) -> None:
+    """Another library, in float32 over what the codes stand for."""
+    faiss = pytest.importorskip("faiss")
+    random = np.random.default_rng(5)
+    vectors = random.normal(size=(40_000, 64)).astype(np.float32)
+    codes, scales = quantise(vectors)
+    (query_codes,), (query_scale,) = quantise(random.normal(size=(1, 64)).astype(np.float32))
+    index = faiss.IndexFlatIP(64)
+    index.add(codes.astype(np.float32) * scales[:, None])
+    expected_scores, expected_rows = index.search((query_codes * query_scale)[None].astype(np.float32), 50)
+    segment = Segment(codes, scales, np.arange(len(codes)))
+    scores, ids = top_k(segment, Query(query_codes, float(query_scale), 50), threads=threads)
+    assert np.array_equal(ids, expected_rows[0])
+    assert np.allclose(scores, expected_scores[0], atol=1e-6)
