@@ -248,3 +248,11 @@ def test_a_format_under_the_name_of_another_is_read_by_its_content(
 def test_one_bad_photo_names_its_reason_and_spoils_no_later_call(embedder: Embedder) -> None:
     assert reason_of(lambda: embedder.embed_images([PHOTOS[0], b"", PHOTOS[1]])) is SkipReason.EMPTY_FILE
     assert embedder.embed_images(PHOTOS[:2]).shape == (2, DIM)
+
+
+def test_many_photos_run_in_chunks_and_come_out_in_order(dual_path: Path) -> None:
+    embedder = Embedder.open(dual_path, threads=1)
+    photos = [np.full((6, 5, 3), value, np.uint8) for value in range(0, 250, 6)]
+    together = embedder.embed_images(photos)
+    assert np.array_equal(together, np.stack([embedder.embed_image(photo) for photo in photos]))
+    assert embedder.embed_images([]).shape == (0, embedder.dim)

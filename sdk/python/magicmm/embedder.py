@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     """float32 [n, dim], unit rows."""
 
 
+_CHUNK = 16
+"""Photos held as pixels at once, however many are asked for."""
+
+
 @dataclass(frozen=True)
 class Embedder:
     """Turns texts and photos into vectors of one space. Thread-safe; graphs load on first use.
@@ -94,7 +98,8 @@ class Embedder:
 
     def embed_images(self, images: Sequence[object], role: str = "photo") -> Matrix:
         """Embed photos together: [n, dim], each as if it were alone (up to the runtime's rounding of the last bit)."""
-        return self.embed_pixels([self.prepare(image, role) for image in images], role)
+        chunks = (images[start : start + _CHUNK] for start in range(0, max(1, len(images)), _CHUNK))
+        return np.concatenate([self.embed_pixels([self.prepare(one, role) for one in chunk], role) for chunk in chunks])
 
     def embed_query(self, text: str | None = None, image: object | None = None, truncate: bool = False) -> Vector:
         """Embed a query of words, of a photo, or of both in one vector ("this room, but at night").
