@@ -98,8 +98,11 @@ class Embedder:
 
     def embed_images(self, images: Sequence[object], role: str = "photo") -> Matrix:
         """Embed photos together: [n, dim], each as if it were alone (up to the runtime's rounding of the last bit)."""
-        chunks = (images[start : start + _CHUNK] for start in range(0, max(1, len(images)), _CHUNK))
-        return np.concatenate([self.embed_pixels([self.prepare(one, role) for one in chunk], role) for chunk in chunks])
+        rows = [self.embed_pixels([], role)]
+        for start in range(0, len(images), _CHUNK):
+            pixels = [self.prepare(image, role) for image in images[start : start + _CHUNK]]
+            rows.append(self.embed_pixels(pixels, role))
+        return np.concatenate(rows)
 
     def embed_query(self, text: str | None = None, image: object | None = None, truncate: bool = False) -> Vector:
         """Embed a query of words, of a photo, or of both in one vector ("this room, but at night").

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from magicmm.errors import SkipReason
+from magicmm.manifest import MAX_DIM
 from magicmm.records import Model, PhotoFacts, Stamp
 from magicmm.results import Match, Skip
 from magicmm.schema import connect, corrupt, translated_errors
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
 
     from magicmm.filters import Filter
     from magicmm.quantise import Codes
-
-
-MAX_DIM = 1 << 14
 
 
 _IDS_A_QUERY = 500
@@ -341,8 +339,7 @@ class Index:
 
     def count_vectors(self, model: Model) -> int:
         """Return how many photos have a vector of `model`."""
-        row = self._row("SELECT COUNT(*) FROM vector WHERE model_id = ?", model.id)
-        return 0 if row is None else int(row[0])
+        return int(self._row("SELECT COUNT(*) FROM vector WHERE model_id = ?", model.id)[0])
 
     def vectors_after(self, seq: int, model: Model) -> Iterator[tuple[int, int, float, bytes]]:
         """Yield (seq, photo id, scale, codes) of the vectors written after `seq`, in that order."""

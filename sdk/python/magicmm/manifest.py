@@ -14,7 +14,7 @@ FORMAT = "magicmm-bundle"
 FORMAT_VERSION = 1
 ARCHITECTURES = ("dual_encoder", "vision_language")
 VIEWS = ("crop", "squash")
-_MAX_DIM = 1 << 14
+MAX_DIM = 1 << 14
 _MAX_SIDE = 4096
 # Plain ASCII names: no way out of the folder, and the same file on every system.
 _NAME = re.compile(r"(?:[A-Za-z0-9_][A-Za-z0-9_.+-]*/)*[A-Za-z0-9_][A-Za-z0-9_.+-]*")
@@ -135,7 +135,7 @@ def _manifest(top: _Section, raw: dict[str, Any]) -> Manifest:
         raise _invalid(f"roles lacks {', '.join(sorted(missing))}.")
     if not is_dual and "composed" not in roles:
         raise _invalid("roles lacks composed.")
-    dim = top.count("dim", _MAX_DIM)
+    dim = top.count("dim", MAX_DIM)
     return Manifest(
         id=top.get("id", str),
         architecture=architecture,
@@ -178,7 +178,7 @@ def _text_spec(entry: _Section, files: Mapping[str, FileEntry]) -> TextSpec:
 
 
 def _token_table(entry: _Section, files: Mapping[str, FileEntry]) -> TokenTable:
-    table = TokenTable(_listed(files, entry.get("file", str)), entry.count("rows"), entry.count("dim", _MAX_DIM))
+    table = TokenTable(_listed(files, entry.get("file", str)), entry.count("rows"), entry.count("dim", MAX_DIM))
     if files[table.file].bytes != token_table_bytes(table.rows, table.dim):
         raise _invalid(f"{table.file} has {files[table.file].bytes} bytes, not those of {table.rows} x {table.dim}.")
     return table

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from magicmm.schema import translated_errors
+from magicmm.schema import corrupt, translated_errors
 from magicmm.topk import Query, Segment, merge, top_k
 
 if TYPE_CHECKING:
@@ -225,31 +225,39 @@ def write_scan_file(index: Index, model: Model) -> None:
 
 
 def _write_rows(file: Any, index: Index, model: Model) -> ScanHeader:
+    """Write codes as they come and the columns in front of them afterwards: every vector is read once."""
+    header = ScanHeader(
+        dim=model.dim,
+        rows=index.count_vectors(model),
+        index_id=index.meta("index_id").encode(),
+        fingerprint=bytes.fromhex(model.fingerprint),
+        generation=index.meta_number("generation"),
+        last_seq=0,
+        columns_crc=0,
+        codes_crc=0,
+    )
+    codes_at = header.offsets[3]
+    file.seek(codes_at)
     seqs: list[int] = []
     ids: list[int] = []
     scales: list[float] = []
-    for seq, photo_id, scale, _ in index.vectors_after(0, model):
+    crc = 0
+    chunk: list[bytes] = []
+    for seq, photo_id, scale, codes in index.vectors_after(0, model):
         seqs.append(seq)
         ids.append(photo_id)
         scales.append(scale)
-    index_id = index.meta("index_id").encode()
-    fingerprint = bytes.fromhex(model.fingerprint)
-    generation = index.meta_number("generation")
-    header = ScanHeader(model.dim, len(seqs), index_id, fingerprint, generation, max(seqs, default=0), 0, 0)
-    codes_at = header.offsets[3]
-    columns = (np.array(seqs, "<i8").tobytes(), np.array(ids, "<i8").tobytes(), np.array(scales, "<f4").tobytes())
-    head = b"".join(columns).ljust(codes_at - HEADER_BYTES, b"\0")
-    file.write(bytes(HEADER_BYTES) + head)
-    crc = 0
-    chunk: list[bytes] = []
-    for *_, codes in index.vectors_after(0, model):
         chunk.append(codes)
         if len(chunk) == _CHUNK_ROWS:
             crc = _flush(file, chunk, crc)
     crc = _flush(file, chunk, crc)
-    header = replace(header, columns_crc=zlib.crc32(head), codes_crc=crc)
+    if len(seqs) != header.rows:
+        raise corrupt(index.path, f"it counts {header.rows} vectors and holds {len(seqs)}")
+    columns = (np.array(seqs, "<i8").tobytes(), np.array(ids, "<i8").tobytes(), np.array(scales, "<f4").tobytes())
+    head = b"".join(columns).ljust(codes_at - HEADER_BYTES, b"\0")
+    header = replace(header, last_seq=max(seqs, default=0), columns_crc=zlib.crc32(head), codes_crc=crc)
     file.seek(0)
-    file.write(header.pack())
+    file.write(header.pack() + head)
     return header
 
 

@@ -9,7 +9,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote_from_bytes, unquote_to_bytes
@@ -116,7 +116,7 @@ class FolderSource:
         lost = tuple(changes.unavailable)
         changes.removed.extend(sorted(uri for uri in all_known - seen if not uri.startswith(lost)))
         unchanged = len(seen) - len(changes.new) - len(changes.changed)
-        return Changes(changes.new, changes.changed, changes.removed, unchanged, changes.unavailable)
+        return replace(changes, unchanged=unchanged)
 
     def load(self, uri: str) -> PhotoFile:
         """Read one photo; see `PhotoSource.load`."""

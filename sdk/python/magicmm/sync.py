@@ -120,16 +120,16 @@ def _run_tasks(
 ) -> Iterator[Progress]:
     """Work through the tasks as far as the budget of time allows."""
     waiting: list[Outcome] = []
-    committed = time.monotonic()
+    to_embed, committed = 0, time.monotonic()
     outcomes = prefetch(tasks, prepare, workers=max(2, os.cpu_count() or 1), window=_WINDOW)
     try:
         for outcome in outcomes:
             waiting.append(outcome)
-            to_embed = sum(item.pixels is not None for item in waiting)
+            to_embed += outcome.pixels is not None
             is_due = time.monotonic() - committed > _COMMIT_SECONDS
             if to_embed >= BATCH or len(waiting) >= _MOST_OUTCOMES or is_due:
                 yield counts.add(writer.commit(waiting))
-                waiting, committed = [], time.monotonic()
+                waiting, to_embed, committed = [], 0, time.monotonic()
                 if budget.seconds is not None and time.monotonic() - counts.started >= budget.seconds:
                     return
         if waiting:
