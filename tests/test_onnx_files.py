@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -91,13 +92,13 @@ def test_an_empty_file_is_a_value_error(tmp_path: Path) -> None:
 
 
 def bundle_with(location: str, tmp_path: Path) -> Path:
-    """Write a bundle whose image graph adds an external bias; the file lies in the bundle when it is written."""
+    """Write a bundle with its bias in a file of its own, then let the graph name `location` instead."""
     model = ModelProto.FromString(image_graph(2))
     bias = next(tensor for tensor in model.graph.initializer if tensor.name == "bias")
     values = numpy_helper.to_array(bias).astype("<f4").tobytes()
     bias.ClearField("raw_data")
     bias.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", "weights/bias.bin"), ("offset", "0"), ("length", str(len(values)))):
+    for key, value in (("offset", "0"), ("length", str(len(values))), ("location", "weights/bias.bin")):
         bias.external_data.add(key=key, value=value)
     staged = tmp_path / "staged"
     (staged / "weights").mkdir(parents=True)
@@ -105,41 +106,53 @@ def bundle_with(location: str, tmp_path: Path) -> Path:
     (tmp_path / "secret.bin").write_bytes(values)
     (staged / "image.onnx").write_bytes(model.SerializeToString())
     (staged / "tokenizer.json").write_text(tokenizer_json())
-    graphs = {"image": "image.onnx", "text": "image.onnx"}
     facts = common_manifest() | {
         "id": "external",
         "architecture": "dual_encoder",
         "weights": sha256(values),
         "roles": {"photo": role([], []), "query": role([2], [3])},
         "composed": {"text_weight": 1.0},
-        "graphs": {"onnx": graphs},
+        "graphs": {"onnx": {"image": "image.onnx", "text": "image.onnx"}},
     }
     golden = [GoldenInput("photo", rgb=np.zeros((8, 8, 3), np.uint8))]
-    bundle = write_bundle(staged, tmp_path / "external.magicmm", facts, golden)
-    graph = bundle.path / "image.onnx"
-    data = graph.read_bytes().replace(b"weights/bias.bin", location.encode())
-    assert len(data) == graph.stat().st_size, "the manifest lists the size"
-    graph.write_bytes(data)
-    return bundle.path
+    path = write_bundle(staged, tmp_path / "external.magicmm", facts, golden).path
+    bias.external_data[-1].value = location
+    graph = model.SerializeToString()
+    (path / "image.onnx").write_bytes(graph)
+    manifest = json.loads((path / "manifest.json").read_text("utf-8"))
+    manifest["files"]["image.onnx"] = {"bytes": len(graph), "sha256": sha256(graph)}
+    (path / "manifest.json").write_text(json.dumps(manifest), "utf-8")
+    return path
+
+
+def embed_black(path: Path) -> np.ndarray:
+    return Embedder.open(path).embed_image(np.zeros((8, 8, 3), np.uint8))
 
 
 def test_external_data_of_the_bundle_is_read(tmp_path: Path) -> None:
-    path = bundle_with("weights/bias.bin", tmp_path)
-    assert Embedder.open(path).embed_image(np.zeros((8, 8, 3), np.uint8)).shape == (DIM,)
+    assert embed_black(bundle_with("weights/bias.bin", tmp_path)).shape == (DIM,)
 
 
-@pytest.mark.parametrize("location", ["../../secret.bin", "weights/none.bin", "././//secret.bin"])
-def test_external_data_elsewhere_is_refused_before_any_runtime_sees_it(location: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["parent", "through a folder", "absolute"])
+def test_a_file_outside_the_bundle_is_refused_before_any_runtime_sees_its_name(how: str, tmp_path: Path) -> None:
+    location = {
+        "parent": "../secret.bin",
+        "through a folder": "weights/../../secret.bin",
+        "absolute": str(tmp_path / "secret.bin"),
+    }[how]
+    path = bundle_with(location, tmp_path)
+    assert (path / location).read_bytes(), "the name leads to a file that could be read"
+    with pytest.raises(MagicError) as caught:
+        embed_black(path)
+    assert caught.value.code is ErrorCode.BUNDLE_INVALID
+    assert "not listed" in caught.value.message
+
+
+@pytest.mark.parametrize("location", ["weights/none.bin", "../../none.bin", "././//secret.bin", "/secret/bias.bin", ""])
+def test_a_name_that_the_manifest_does_not_list_is_refused(location: str, tmp_path: Path) -> None:
     path = bundle_with(location, tmp_path)
     with pytest.raises(MagicError) as caught:
-        Embedder.open(path).embed_image(np.zeros((8, 8, 3), np.uint8))
-    assert caught.value.code is ErrorCode.BUNDLE_INVALID
-
-
-def test_an_absolute_name_is_refused(tmp_path: Path) -> None:
-    path = bundle_with("/secret/bias.bin", tmp_path)
-    with pytest.raises(MagicError) as caught:
-        Embedder.open(path).embed_image(np.zeros((8, 8, 3), np.uint8))
+        embed_black(path)
     assert caught.value.code is ErrorCode.BUNDLE_INVALID
 
 
