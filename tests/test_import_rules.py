@@ -13,6 +13,16 @@ ROOT = Path(__file__).parents[1]
 MODEL_SIDE = {"torch", "transformers", "onnx", "accelerate", "peft", "timm", "magicmm_model", "magicmm_training"}
 FORBIDDEN = {
     "sdk/python": MODEL_SIDE | {"magicmm_export", "magicmm_quant", "tests", "benchmarks"},
+    "model": {
+        "magicmm_export",
+        "magicmm_quant",
+        "magicmm_training",
+        "onnx",
+        "accelerate",
+        "peft",
+        "tests",
+        "benchmarks",
+    },
     "export": {"magicmm_training", "tests", "benchmarks"},
 }
 HEAVY = {"numpy", "onnxruntime", "PIL", "tqdm", "tokenizers", "simsimd", "safetensors", "filelock", "platformdirs"}

@@ -30,6 +30,7 @@ _COMMAND = "python tests/tools/generate_vectors.py"
 ERRORS = {
     "bundle_invalid": "The bundle is missing, incomplete, altered, or breaks the format.",
     "bundle_too_new": "The bundle's format_version is higher than this SDK reads.",
+    "checkpoint_invalid": "The checkpoint that a model is made from is broken or of another family (desktop tools).",
     "model_mismatch": "The index holds vectors of another model.",
     "image_invalid": "A photo cannot be embedded; a skip reason says why.",
     "text_invalid": "A text is empty, too long, or no text.",

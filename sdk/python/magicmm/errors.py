@@ -13,6 +13,7 @@ class ErrorCode(str, Enum):
 
     BUNDLE_INVALID = "bundle_invalid"
     BUNDLE_TOO_NEW = "bundle_too_new"
+    CHECKPOINT_INVALID = "checkpoint_invalid"
     MODEL_MISMATCH = "model_mismatch"
     IMAGE_INVALID = "image_invalid"
     TEXT_INVALID = "text_invalid"
