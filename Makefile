@@ -87,6 +87,7 @@ bench: $(VENV)/ready ## run every benchmark (see benchmarks/README.md)
 	$(BIN)/python benchmarks/cold_start.py
 	$(BIN)/python benchmarks/sync.py
 	$(BIN)/python benchmarks/nano_quality.py
+	$(BIN)/python benchmarks/model_2b.py
 
 wheel: $(VENV)/ready ## build dist/*.whl
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .

@@ -6,6 +6,7 @@ All weights are random: norms, LayerScale and biases too, so that a forgotten on
 from __future__ import annotations
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
         gain = (parameter.ndim == 1 and name.endswith("weight")) or "lambda" in name
-        width = parameter[0].numel() if parameter.ndim > 1 and "embed" not in name else 1
+        width = parameter[0].numel() if parameter.ndim > 1 and ("embed" not in name or "patch" in name) else 1
         parameter.data = (1 + 0.3 * noise if gain else noise * (1.4 / width**0.5 if width > 1 else 0.3)).to(
             parameter.dtype
         )
@@ -84,12 +85,11 @@ def randomise(model: torch.nn.Module, seed: int = 0) -> None:
 
 def hf_model(folder: Path, dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
     """Write a tokenizer and return transformers' model with random weights, ready for `save_pretrained(folder)`."""
-    from transformers import InternVLConfig, InternVLForConditionalGeneration
-
+    transformers: Any = import_module("transformers")  # it is slow to import, and half typed
     folder.mkdir(parents=True, exist_ok=True)
     context = write_tokenizer(folder).token_to_id("<IMG_CONTEXT>")
-    config = InternVLConfig(**{**tiny_config(**changes), "image_token_id": context})
-    model = InternVLForConditionalGeneration(config).eval()
+    config = transformers.InternVLConfig(**{**tiny_config(**changes), "image_token_id": context})
+    model = transformers.InternVLForConditionalGeneration(config).eval()
     randomise(model)
     return model.to(dtype)
 
@@ -113,3 +113,75 @@ def edit_config(folder: Path, **changes: Any) -> None:
         else:
             data[key] = value
     path.write_text(json.dumps(data))
+
+
+NOISE: dict[str, Any] = {
+    "_attn_implementation_autoset": True,
+    "bad_words_ids": None,
+    "bos_token_id": 151643,
+    "moe_config": None,
+    "torch_dtype": "bfloat16",
+    "use_bfloat16": True,
+    "transformers_version": None,
+}
+
+
+def published_config() -> dict[str, Any]:
+    """Return the config of the authors' InternVL3-2B, with keys that we have no use for."""
+    return {
+        "_commit_hash": None,
+        "architectures": ["InternVLChatModel"],
+        "auto_map": {"AutoModel": "modeling_internvl_chat.InternVLChatModel"},
+        "downsample_ratio": 0.5,
+        "dynamic_image_size": True,
+        "force_image_size": 448,
+        "hidden_size": 1536,
+        "llm_config": {
+            **NOISE,
+            "architectures": ["Qwen2ForCausalLM"],
+            "hidden_act": "silu",
+            "hidden_size": 1536,
+            "intermediate_size": 8960,
+            "max_position_embeddings": 32768,
+            "max_window_layers": 70,
+            "model_type": "qwen2",
+            "num_attention_heads": 12,
+            "num_hidden_layers": 28,
+            "num_key_value_heads": 2,
+            "rms_norm_eps": 1e-06,
+            "rope_scaling": {"factor": 2.0, "rope_type": "dynamic", "type": "dynamic"},
+            "rope_theta": 1000000.0,
+            "sliding_window": None,
+            "use_sliding_window": False,
+            "vocab_size": 151674,
+        },
+        "max_dynamic_patch": 12,
+        "model_type": "internvl_chat",
+        "pad2square": False,
+        "ps_version": "v2",
+        "select_layer": -1,
+        "template": "internvl2_5",
+        "tie_word_embeddings": False,
+        "transformers_version": None,
+        "use_thumbnail": True,
+        "vision_config": {
+            **NOISE,
+            "architectures": ["InternVisionModel"],
+            "auto_map": {"AutoModel": "modeling_intern_vit.InternVisionModel"},
+            "drop_path_rate": 0.0,
+            "hidden_act": "gelu",
+            "hidden_size": 1024,
+            "image_size": 448,
+            "intermediate_size": 4096,
+            "layer_norm_eps": 1e-06,
+            "model_type": "intern_vit_6b",
+            "norm_type": "layer_norm",
+            "num_attention_heads": 16,
+            "num_channels": 3,
+            "num_hidden_layers": 24,
+            "patch_size": 14,
+            "qk_normalization": False,
+            "qkv_bias": True,
+            "use_flash_attn": True,
+        },
+    }

@@ -6,6 +6,7 @@ import json
 import re
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import torch
@@ -50,7 +51,7 @@ class Checkpoint:
                 ErrorCode.SOURCE_UNAVAILABLE, f"{folder} is no folder.", "Give the folder of a downloaded checkpoint."
             )
         layout, config = read_config(folder)
-        homes = _check_tensors(_shards(folder), layout, config)
+        homes = _check_tensors(folder, _shards(folder), layout, config)
         return cls(folder, layout, config, homes)
 
     @property
@@ -64,9 +65,9 @@ class Checkpoint:
         return sum(file.tensors[name].size for file, name in self._homes.values())
 
     def dtype(self, name: str) -> torch.dtype:
-        """Return the type in which a tensor is stored."""
-        file, stored = self._homes[stored_names(name, self.layout)[0]]
-        return file.tensors[stored].dtype
+        """Return the type in which a tensor is stored; of parts that differ, the one that holds both."""
+        homes = (self._homes[part] for part in stored_names(name, self.layout))
+        return reduce(torch.promote_types, (file.tensors[stored].dtype for file, stored in homes))
 
     def read(self, name: str) -> torch.Tensor:
         """Return one tensor as stored, its parts joined."""
@@ -89,14 +90,16 @@ def _shards(folder: Path) -> list[TensorFile]:
     try:
         names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         wrong = [name for name in names if not _SHARD_NAME.fullmatch(name)]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise _invalid(f"{index} is broken.", "Copy the checkpoint again.") from None
     if wrong:
         raise _invalid(f"{index} names {wrong[0]!r}, which is no file beside it.", "Copy the checkpoint again.")
     return [TensorFile(folder / name) for name in names]
 
 
-def _check_tensors(files: list[TensorFile], layout: Layout, config: ModelConfig) -> dict[str, tuple[TensorFile, str]]:
+def _check_tensors(
+    folder: Path, files: list[TensorFile], layout: Layout, config: ModelConfig
+) -> dict[str, tuple[TensorFile, str]]:
     """Match what is stored with what the config asks for; one error names all differences."""
     homes: dict[str, list[tuple[TensorFile, str]]] = defaultdict(list)
     for file in files:
@@ -117,7 +120,7 @@ def _check_tensors(files: list[TensorFile], layout: Layout, config: ModelConfig)
     if any(problems.values()):
         listed = "; ".join(f"{len(names)} {what}: {', '.join(names)}" for what, names in problems.items() if names)
         raise _invalid(
-            f"{files[0].path.parent} does not hold the tensors of its config.json ({layout.value} layout): {listed}.",
+            f"{folder} does not hold the tensors of its config.json ({layout.value} layout): {listed}.",
             "Copy the checkpoint again, or correct its config.json.",
         )
     return {name: places[0] for name, places in homes.items()}

@@ -87,7 +87,7 @@ def _inspect(options: argparse.Namespace) -> dict[str, Any]:
         "parameters": {**parameters, "total": sum(parameters.values())},
         "dim": checkpoint.config.dim,
         "tokens_per_tile": checkpoint.config.tile_tokens,
-        "config": asdict(checkpoint.config),
+        "config": {**asdict(checkpoint.config), "head": checkpoint.config.head.value},
     }
 
 

@@ -101,7 +101,7 @@ class ModelConfig:
         """Refuse sizes that do not divide."""
         vision, language = self.vision, self.language
         problems = [
-            f"{name} {value} is not a multiple of {divisor} ({why})"
+            f"{name} {value} is not a positive multiple of {divisor} ({why})"
             for name, value, divisor, why in (
                 ("vision hidden size", vision.hidden_size, vision.heads, "heads"),
                 ("language hidden size", language.hidden_size, 2 * language.heads, "heads of even width"),
@@ -113,7 +113,7 @@ class ModelConfig:
                     f"patch {vision.patch_size} x compression {self.compression} x unshuffle {UNSHUFFLE}",
                 ),
             )
-            if value % divisor
+            if value < 1 or divisor < 1 or value % divisor
         ]
         if self.compression not in (1, 2):
             problems.insert(0, f"compression is {self.compression}, not 1 or 2")
@@ -144,13 +144,21 @@ class ModelConfig:
     def variant(
         self, *, compression: int | None = None, image_size: int | None = None, head: Head | None = None
     ) -> ModelConfig:
-        """Return the same model run at another compression, tile side or head; None keeps what there is."""
-        return replace(
-            self,
-            vision=replace(self.vision, image_size=image_size or self.vision.image_size),
-            compression=compression or self.compression,
-            head=head or self.head,
-        )
+        """Return the same model run at another compression, tile side or head; None keeps what there is.
+
+        Raises:
+            MagicError: `argument_invalid` when the sizes do not fit each other.
+        """
+        side = self.vision.image_size if image_size is None else image_size
+        try:
+            return replace(
+                self,
+                vision=replace(self.vision, image_size=side),
+                compression=self.compression if compression is None else compression,
+                head=head or self.head,
+            )
+        except MagicError as error:
+            raise MagicError(ErrorCode.ARGUMENT_INVALID, error.message, error.remedy) from None
 
 
 FAMILY = {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from enum import Enum
+from reprlib import repr as short
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from magicmm.errors import ErrorCode, MagicError
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 IMAGE_TOKEN_ID = 151667
 """`<IMG_CONTEXT>` in the published vocabularies; written into hf configs when the tokenizer does not say otherwise."""
 SUPPORTED = "InternVL3 with InternViT-300M and Qwen2.5 (the 1B, 2B and 8B of the family), in either layout"
+
+MAX_NUMBER = 1 << 31
+"""No size of the family comes near; without a limit, a broken file could ask for more than any memory holds."""
+MAX_LAYERS = 1000
 
 Number = TypeVar("Number", int, float)
 
@@ -51,27 +56,29 @@ class _Section:
     def has(self, key: str) -> bool:
         return key in self._data
 
-    def number(self, key: str, kind: type[Number], default: Number | None = None) -> Number:
+    def number(self, key: str, kind: type[Number], default: Number | None = None, most: int = MAX_NUMBER) -> Number:
         """Return a number above zero; [448, 448] is read as 448."""
         value: Any = self._data.get(key, default)
         if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
             value = value[0]
-        if type(value) in (kind, int) and value > 0:
+        if type(value) in (kind, int) and 0 < value <= most:
             return kind(value)
-        self._problems.append(f"{self._prefix}{key} is {value!r}, not a number above 0")
+        name = "a whole number" if kind is int else "a number"
+        self._problems.append(f"{self._prefix}{key} is {short(value)}, not {name} above 0 and up to {most}")
         return kind(1)
 
     def switch(self, key: str, default: bool) -> bool:
         value = self._data.get(key, default)
         if not isinstance(value, bool):
-            self._problems.append(f"{self._prefix}{key} is {value!r}, not true or false")
+            self._problems.append(f"{self._prefix}{key} is {short(value)}, not true or false")
         return value is True
 
     def choice(self, key: str, default: Any, allowed: tuple[Any, ...]) -> Any:
         """Return one of the values that this package runs."""
         value = self._data.get(key, default)
-        if isinstance(value, list) or value not in allowed:
-            self._problems.append(f"{self._prefix}{key} is {value!r}, supported is {' or '.join(map(repr, allowed))}")
+        if type(value) is not type(allowed[0]) or value not in allowed:  # by type: to Python, true is 1
+            listed = " or ".join(map(repr, allowed))
+            self._problems.append(f"{self._prefix}{key} is {short(value)}, supported is {listed}")
             return allowed[0]
         return value
 
@@ -92,7 +99,7 @@ def read_config(folder: Path) -> tuple[Layout, ModelConfig]:
             f"{path} cannot be read: {error.strerror}.",
             "Give the folder of a checkpoint: config.json, tokenizer.json and *.safetensors.",
         ) from None
-    except ValueError as error:  # no JSON, or no UTF-8
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, or nested too deep
         raise _invalid(f"{path} is not JSON: {error}.", "Copy the checkpoint again.") from None
     return parse_config(data)
 
@@ -106,7 +113,7 @@ def parse_config(data: object) -> tuple[Layout, ModelConfig]:
     kind = data.get("model_type") if isinstance(data, dict) else None
     layout = _LAYOUTS.get(kind) if isinstance(kind, str) else None
     if layout is None:
-        raise _invalid(f"The checkpoint is of the family {kind!r}.", f"Supported is {SUPPORTED}.")
+        raise _invalid(f"The checkpoint is of the family {short(kind)}.", f"Supported is {SUPPORTED}.")
     problems: list[str] = []
     root = _Section(data, "", problems)
     text = root.section("text_config" if layout is Layout.HF else "llm_config")
@@ -118,7 +125,7 @@ def parse_config(data: object) -> tuple[Layout, ModelConfig]:
     compression = ours.choice("compression", 2, (2, 1))
     ours.choice("pooling", "last_token", ("last_token",))
     system_prompt = ours.switch("system_prompt", True)
-    max_tokens = ours.number("max_tokens", int, 1024)
+    max_tokens = ours.number("max_tokens", int, min(1024, language.max_positions))
     if problems:
         raise _invalid(f"config.json: {'; '.join(problems)}.", f"Supported is {SUPPORTED}.")
     return layout, ModelConfig(vision, language, compression, head, system_prompt, max_tokens)
@@ -137,7 +144,7 @@ def _vision(section: _Section, layout: Layout) -> VisionConfig:
     bias = section.switch("attention_bias", False) if hf else section.switch("qkv_bias", True)
     return VisionConfig(
         hidden_size=section.number("hidden_size", int, 1024),
-        layers=section.number("num_hidden_layers", int, 24),
+        layers=section.number("num_hidden_layers", int, 24, MAX_LAYERS),
         heads=section.number("num_attention_heads", int, 16),
         intermediate_size=section.number("intermediate_size", int, 4096),
         image_size=section.number("image_size", int, 448),
@@ -155,16 +162,17 @@ def _language(section: _Section) -> LanguageConfig:
     # transformers 5 writes `rope_parameters`, earlier versions `rope_theta` and an optional `rope_scaling`.
     rope = section.section("rope_parameters") if section.has("rope_parameters") else section
     scaling = rope if rope is not section else section.section("rope_scaling", optional=True)
-    scaling.choice("rope_type", "default", ("default", "dynamic"))
+    for key in ("rope_type", "type"):  # the latter is the older spelling; published files have both
+        scaling.choice(key, "default", ("default", "dynamic"))
     return LanguageConfig(
         hidden_size=section.number("hidden_size", int),
-        layers=section.number("num_hidden_layers", int),
+        layers=section.number("num_hidden_layers", int, most=MAX_LAYERS),
         heads=section.number("num_attention_heads", int),
         kv_heads=section.number("num_key_value_heads", int),
         intermediate_size=section.number("intermediate_size", int),
         vocab_size=section.number("vocab_size", int),
         norm_eps=section.number("rms_norm_eps", float, 1e-6),
-        rope_theta=rope.number("rope_theta", float, 1e6),
+        rope_theta=rope.number("rope_theta", float),
         max_positions=section.number("max_position_embeddings", int, 32768),
     )
 

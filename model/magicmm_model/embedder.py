@@ -104,14 +104,18 @@ class TorchEmbedder:
         return self.embed([Item(image=image)], role)[0]
 
     def embed_query(self, text: str | None = None, image: object | None = None) -> Embedding:
-        """Embed a query of words, of a picture, or of both in one sequence.
+        """Embed a query of words, of a picture, or of both in one sequence, under the roles that the SDK uses.
 
         Raises:
-            MagicError: `text_invalid` for an empty text without picture, `image_invalid`.
+            MagicError: `argument_invalid` when both are missing, `text_invalid` for an empty text, `image_invalid`.
         """
-        if image is None:
-            return self.embed_text("" if text is None else text)
-        return self.embed_image(image, "similar") if text is None else self.embed([Item(text, image)], "composed")[0]
+        if text is not None and image is not None:
+            return self.embed([Item(text, image)], "composed")[0]
+        if image is not None:
+            return self.embed_image(image)
+        if text is not None:
+            return self.embed_text(text)
+        raise MagicError(ErrorCode.ARGUMENT_INVALID, "The query has neither text nor image.", "Give one of them.")
 
     @torch.inference_mode()
     def embed(self, items: Sequence[Item], role: str | Role) -> list[Embedding]:

@@ -29,7 +29,12 @@ def next_token_logits(embedder: TorchEmbedder, prompts: Sequence[Prompt], pixels
 
     Returns:
         float32 [b, vocab].
+
+    Raises:
+        MagicError: `argument_invalid` without a head, or without prompts.
     """
+    if not prompts:
+        raise MagicError(ErrorCode.ARGUMENT_INVALID, "There are no prompts.", "Give one or more.")
     return _Decoding(embedder, prompts, pixels).scores
 
 
@@ -48,6 +53,8 @@ def generate(
     Raises:
         MagicError: `argument_invalid` without a head, for no new tokens, or for sequences longer than the model reads.
     """
+    if not prompts:
+        return []
     special, most = embedder.tokenizer.special, embedder.model.config.language.max_positions
     if not 0 < max_new_tokens <= most - max(len(prompt.ids) for prompt in prompts):
         raise MagicError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import TYPE_CHECKING
 
 import torch
@@ -33,7 +34,7 @@ def load_model(
 
     Args:
         checkpoint: A folder of either layout, or an open `Checkpoint`.
-        dtype: Type of the weights in memory; None = as stored.
+        dtype: Type of the weights in memory; None = as stored, or the widest when the checkpoint mixes types.
         compression: 2 = 64 visual tokens a tile, 1 = vanilla 256; None = what the checkpoint says, else 2.
         image_size: Side of a tile, for example 224; position embeddings are interpolated as InternVL does. None = as
             stored.
@@ -61,11 +62,12 @@ def load_model(
     with torch.device("meta"):
         model = MagicModel(config)
     names = [name for name, _ in model.named_parameters()]
+    dtype = dtype or reduce(torch.promote_types, map(checkpoint.dtype, names))
     for count, name in enumerate(names, start=1):
         tensor = checkpoint.read(name)
         if name == _POSITIONS and config.vision.grid != stored.vision.grid:
             tensor = resize_positions(tensor, config.vision.grid)
-        _put(model, name, tensor.to(device=device, dtype=dtype or tensor.dtype))
+        _put(model, name, tensor.to(device=device, dtype=dtype))
         if progress:
             progress(count, len(names))
     return model.requires_grad_(False).eval()

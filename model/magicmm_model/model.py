@@ -88,10 +88,11 @@ class MagicModel(nn.Module):
         Returns:
             float32 [b, dim], unit rows.
         """
+        batch = embeds.shape[0]  # not len(), which export would take for a constant
         if past is not None:
-            past = [(key.expand(len(embeds), -1, -1, -1), value.expand(len(embeds), -1, -1, -1)) for key, value in past]
+            past = [(key.expand(batch, -1, -1, -1), value.expand(batch, -1, -1, -1)) for key, value in past]
         hidden, _ = self.language(embeds, past)
-        pooled = hidden[torch.arange(len(hidden), device=hidden.device), last]
+        pooled = hidden[torch.arange(batch, device=hidden.device), last]
         return functional.normalize(pooled.float(), dim=-1)
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -124,7 +124,9 @@ def write_checkpoint(
         stored_type = str(dtype("language.embed_tokens.weight")).removeprefix("torch.")
         data = config_json(config, layout, stored_type, _image_token_id(staged / "tokenizer.json"))
         (staged / "config.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        mode = (staged / "config.json").stat().st_mode
         for path in staged.iterdir():
+            path.chmod(mode)  # the library writes shards for their owner only
             with path.open("rb") as file:
                 os.fsync(file.fileno())
         staged.rename(target)

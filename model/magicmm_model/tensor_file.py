@@ -25,6 +25,8 @@ MAX_HEADER = 100_000_000
 """The limit of the `safetensors` library."""
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Types that weights come in."""
+_MOST = 1 << 48
+"""More bytes than any file holds: such shapes are refused before anything multiplies them (zero sizes hide them)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,16 +74,13 @@ class TensorFile:
 
     def _parse(self, header: bytes, start: int, end: int) -> dict[str, StoredTensor]:
         try:
-            pairs = json.loads(header, object_pairs_hook=list)
-            entries = [(name, dict(value)) for name, value in pairs if name != "__metadata__"]
-            tensors = {name: self._entry(name, entry, start) for name, entry in entries}
-        except MagicError:
-            raise
-        except (ValueError, TypeError, KeyError, RecursionError):
-            raise self._invalid("has a broken header") from None
-        doubled = sorted(name for name, count in Counter(name for name, _ in entries).items() if count > 1)
-        if doubled:
-            raise self._invalid(f"names a tensor twice: {', '.join(doubled)}")
+            entries = json.loads(header.decode(), object_pairs_hook=_strict_object, parse_int=_count)
+            if not isinstance(entries, dict):
+                raise ValueError("no object")
+            _check_metadata(entries.pop("__metadata__", None))
+        except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, nested too deep, or one of ours
+            raise self._invalid(f"has a broken header: {error}") from None
+        tensors = {name: self._entry(name, entry, start) for name, entry in entries.items()}
         place = start
         for name, stored in sorted(tensors.items(), key=lambda item: (item[1].offset, item[1].size)):
             if stored.offset != place:
@@ -92,17 +91,16 @@ class TensorFile:
             raise self._invalid(wrong)
         return tensors
 
-    def _entry(self, name: str, entry: dict[str, Any], start: int) -> StoredTensor:
-        shape, dtype = tuple(entry["shape"]), DTYPES.get(entry["dtype"])
-        begin, end = entry["data_offsets"]
-        numbers = (*shape, begin, end)
-        if any(type(number) is not int or number < 0 for number in numbers):
+    def _entry(self, name: str, entry: object, start: int) -> StoredTensor:
+        if not (isinstance(entry, dict) and _is_well_formed(entry)):
             raise self._invalid(f"has a broken entry for the tensor {name}")
+        shape, (begin, end) = entry["shape"], entry["data_offsets"]
+        dtype, size = DTYPES.get(entry["dtype"]), end - begin
         if dtype is None:
             raise self._invalid(f"holds the tensor {name} of type {entry['dtype']}, supported are {', '.join(DTYPES)}")
-        if end - begin != math.prod(shape) * dtype.itemsize:
-            raise self._invalid(f"gives the tensor {name} {end - begin:,} bytes, its shape {list(shape)} needs other")
-        return StoredTensor(shape, dtype, start + begin, end - begin)
+        if size != math.prod(shape) * dtype.itemsize:
+            raise self._invalid(f"gives the tensor {name} {size:,} bytes, its shape {shape} needs other")
+        return StoredTensor(tuple(shape), dtype, start + begin, size)
 
     def read(self, name: str) -> torch.Tensor:
         """Return a new tensor with the stored values and type.
@@ -133,3 +131,34 @@ class TensorFile:
 
     def _invalid(self, what: str) -> MagicError:
         return MagicError(ErrorCode.CHECKPOINT_INVALID, f"{self.path} {what}.", "Copy or download it again.")
+
+
+def _strict_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse what Python's JSON reader lets through and the format does not allow."""
+    found = dict(pairs)
+    for text in (part for pair in pairs for part in pair if isinstance(part, str)):
+        text.encode()  # half a surrogate pair is no text
+    if len(found) < len(pairs):
+        counts = Counter(name for name, _ in pairs)
+        raise ValueError(f"twice there is {', '.join(name for name, count in counts.items() if count > 1)}")
+    return found
+
+
+def _count(digits: str) -> int:
+    """Every number of the format counts something; whatever has a sign, "-0" too, becomes one that is refused."""
+    return int(digits) if digits.isdigit() else -1
+
+
+def _is_well_formed(entry: dict[str, Any]) -> bool:
+    if entry.keys() != {"dtype", "shape", "data_offsets"}:
+        return False
+    shape, offsets = entry["shape"], entry["data_offsets"]
+    if not (isinstance(entry["dtype"], str) and isinstance(shape, list) and isinstance(offsets, list)):
+        return False
+    counts = all(type(number) is int and number >= 0 for number in (*shape, *offsets))
+    return counts and len(offsets) == 2 and math.prod(side or 1 for side in shape) <= _MOST
+
+
+def _check_metadata(value: object) -> None:
+    if value is not None and not (isinstance(value, dict) and all(isinstance(text, str) for text in value.values())):
+        raise ValueError("__metadata__ is not an object of texts")

@@ -36,6 +36,8 @@ def photo_tiles(image: object, side: int, max_tiles: int = 1) -> Tensor:
     """
     if isinstance(image, (str, os.PathLike)):
         image = read_photo(Path(image))[0]
+    if isinstance(image, (bytearray, memoryview)):
+        image = bytes(image)
     # Decoded at no less than twice what the model sees, like the SDK.
     rgb = decode_photo(image, 2 * side * max_tiles).rgb if isinstance(image, bytes) else as_rgb(image)
     return torch.from_numpy(render_tiles(rgb, side, max_tiles))

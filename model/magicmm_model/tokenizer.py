@@ -80,6 +80,9 @@ class PromptTokenizer:
         missing = [SPELLINGS[name] for name, token in ids.items() if token is None]
         if missing:
             raise _invalid(f"{path} lacks the special tokens {', '.join(missing)}.")
+        plain = [SPELLINGS[name] for name, token in ids.items() if token in self.encode(SPELLINGS[name])]
+        if plain:
+            raise _invalid(f"{path} does not mark {', '.join(plain)} as special, so a caption could close its prompt.")
         highest = max(self._backend.get_vocab(with_added_tokens=True).values())
         if vocab_size is not None and highest >= vocab_size:
             raise _invalid(f"{path} has ids up to {highest}, the token table has {vocab_size} rows.")

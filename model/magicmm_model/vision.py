@@ -37,13 +37,13 @@ class VisionTower(nn.Module):
         Returns:
             [n, side / patch, side / patch, hidden], in the type of the weights.
         """
-        dtype = self.patch_embedding.weight.dtype
+        count, dtype = pixels.shape[0], self.patch_embedding.weight.dtype
         patches = self.patch_embedding(normalise(pixels).to(dtype)).flatten(2).transpose(1, 2)
-        tokens = torch.cat([self.class_embedding.expand(len(pixels), -1, -1), patches], dim=1)
+        tokens = torch.cat([self.class_embedding.expand(count, -1, -1), patches], dim=1)
         tokens = tokens + self.position_embedding
         for layer in self.layers:
             tokens = layer(tokens)
-        return tokens[:, 1:].reshape(len(pixels), self.grid, self.grid, -1)
+        return tokens[:, 1:].reshape(count, self.grid, self.grid, -1)
 
 
 class VisionLayer(nn.Module):
