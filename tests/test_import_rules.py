@@ -23,6 +23,7 @@ FORBIDDEN = {
         "tests",
         "benchmarks",
     },
+    "quant": (MODEL_SIDE - {"torch", "magicmm_model"}) | {"magicmm_export", "tests", "benchmarks"},
     "export": {"magicmm_training", "tests", "benchmarks"},
 }
 HEAVY = {"numpy", "onnxruntime", "PIL", "tqdm", "tokenizers", "simsimd", "safetensors", "filelock", "platformdirs"}

@@ -40,6 +40,15 @@ def test_a_vision_language_bundle_is_read_whole() -> None:
     assert manifest.roles["photo"].prefix is None
 
 
+def test_packed_weights_belong_to_a_graph() -> None:
+    assert parse_manifest(json.dumps(dual())).packed == {}
+    packed = {"onnx": {"image": "text.onnx"}}
+    assert parse_manifest(json.dumps(dual() | {"packed": packed})).packed == packed
+    for name, wrong in {"onnx": {"vision": "text.onnx"}, "coreml": {"image": "text.onnx"}}.items():
+        assert f"packed.{name}" in error_of(dual() | {"packed": {name: wrong}}).message
+    assert "'image.q4'" in error_of(dual() | {"packed": {"onnx": {"image": "image.q4"}}}).message
+
+
 def test_raw_keeps_what_the_sdk_does_not_use() -> None:
     assert parse_manifest(json.dumps(dual() | {"quality": {"recall": 0.5}})).raw["quality"] == {"recall": 0.5}
 

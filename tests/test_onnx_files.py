@@ -11,7 +11,7 @@ import pytest
 from onnx import AttributeProto, ModelProto, SparseTensorProto, TensorProto, helper, numpy_helper
 
 from magicmm import Bundle, Embedder, ErrorCode, MagicError
-from magicmm.onnx_files import external_files
+from magicmm.onnx_files import INT8, external_tensors
 from magicmm_export.bundle_writer import GoldenInput, write_bundle
 from tiny_bundles import DIM, common_manifest, image_graph, role, sha256, tokenizer_json
 
@@ -35,7 +35,7 @@ def model_around(*tensors: TensorProto) -> ModelProto:
 def found_in(model: ModelProto | bytes, tmp_path: Path) -> set[str]:
     path = tmp_path / "graph.onnx"
     path.write_bytes(model if isinstance(model, bytes) else model.SerializeToString())
-    return external_files(path)
+    return {name for tensor in external_tensors(path) for name in tensor.all("location")}
 
 
 def test_names_come_out_as_they_are_written(tmp_path: Path) -> None:
@@ -77,6 +77,41 @@ def test_unusual_encodings_of_the_same_message(tmp_path: Path) -> None:
     assert found_in(message, tmp_path) == {"../evil"}
     plain.ParseFromString(message)
     assert plain.graph.initializer[0].external_data[0].value == "../evil"  # onnx reads it so, too
+
+
+def test_a_tensor_comes_with_name_type_shape_and_place(tmp_path: Path) -> None:
+    weight = TensorProto(name="w8", data_type=TensorProto.INT8, dims=[300, 2], data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", "a"), ("offset", "7"), ("location", "b"), ("", "")):
+        weight.external_data.add(key=key, value=value)
+    inner = helper.make_graph([], "inner", [], [], [tensor("c", "deep")])
+    model = model_around(weight, tensor(None, "stored"))
+    model.graph.node.append(helper.make_node("If", ["x"], ["z"], then_branch=inner))
+    model.training_info.add().algorithm.CopyFrom(helper.make_graph([], "t", [], [], [tensor("d", "trained")]))
+    path = tmp_path / "graph.onnx"
+    path.write_bytes(model.SerializeToString())
+    found = {tensor.name: tensor for tensor in external_tensors(path)}
+    assert {name: tensor.is_initializer for name, tensor in found.items()} == {
+        "w8": True,
+        "deep": False,
+        "trained": False,
+    }
+    assert (found["w8"].data_type, found["w8"].shape) == (INT8, (300, 2))
+    assert (found["w8"].all("location"), found["w8"].all("offset"), found["w8"].all("length")) == (
+        ["a", "b"],
+        ["7"],
+        [],
+    )
+    assert (found["deep"].data_type, found["deep"].shape) == (TensorProto.FLOAT, (4,))
+
+
+def test_sizes_of_a_shape_that_share_one_field(tmp_path: Path) -> None:
+    entry = b"\x0a\x08location\x12\x01a"
+    weight = b"\x0a\x03\xac\x02\x05" + b"\x6a" + bytes([len(entry)]) + entry
+    message = b"\x2a" + bytes([len(weight)]) + weight
+    path = tmp_path / "graph.onnx"
+    path.write_bytes(b"\x3a" + bytes([len(message)]) + message)
+    assert ModelProto.FromString(path.read_bytes()).graph.initializer[0].dims == [300, 5]
+    assert [tensor.shape for tensor in external_tensors(path)] == [(300, 5)]
 
 
 @pytest.mark.parametrize("cut", [1, 7, 20, 60])

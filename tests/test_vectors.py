@@ -81,6 +81,20 @@ def test_quantise_cases_agree_with_exact_fractions() -> None:
         assert expect["scale"] == single(1 / squares**0.5), case["name"]
 
 
+def test_packed_cases_agree_with_the_arithmetic_of_each_value() -> None:
+    for case in load("packed.json")["cases"]:
+        if "error" in case:
+            continue
+        codes, multipliers = case["input"]["codes"], case["input"]["multipliers"]
+        half, group = len(codes[0]), len(codes) // len(multipliers)
+        for row, values in enumerate(case["expect"]["values"]):
+            for column, value in enumerate(values):
+                byte = codes[row][column % half]
+                nibble = byte % 16 if column < half else byte // 16
+                signed = nibble - 16 if nibble > 7 else nibble
+                assert value == signed * multipliers[row // group][column], case["name"]
+
+
 def test_score_cases_agree_with_float32_steps() -> None:
     for case in load("quantise.json")["cases"]:
         if case["input"]["operation"] == "score":
@@ -131,6 +145,8 @@ def test_bundle_cases_break_every_rule_with_the_right_code() -> None:
         "a file more than listed",
         "a link within it",
         "a document role",
+        "packed weights",
+        "packed weights of no graph",
     }
 
 

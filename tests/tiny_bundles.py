@@ -128,6 +128,27 @@ def image_graph(views: int, dim: int = DIM) -> bytes:
     )
 
 
+def unstored(name: str, shape: tuple[int, ...], location: str, offset: int = 1 << 40) -> TensorProto:
+    """Return an int8 tensor as graphs declare packed weights: in a file, at a place where nothing is."""
+    tensor = TensorProto(name=name, data_type=TensorProto.INT8, dims=shape, data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=location)
+    tensor.external_data.add(key="offset", value=str(offset))
+    tensor.external_data.add(key="length", value=str(int(np.prod(shape))))
+    return tensor
+
+
+def packed_image_graph(location: str) -> onnx.ModelProto:
+    """Return `image_graph(2)` with the int8 weights "lift8" [3, DIM], 126 times "lift", packed in a file."""
+    model = onnx.load_from_string(image_graph(2))
+    graph = model.graph
+    graph.initializer.remove(next(tensor for tensor in graph.initializer if tensor.name == "lift"))
+    graph.initializer.append(unstored("lift8", (3, DIM), location))
+    graph.initializer.append(numpy_helper.from_array(np.array(126, np.float32), "lift_scale"))
+    graph.node.insert(0, helper.make_node("Cast", ["lift8"], ["lift_whole"], to=TensorProto.FLOAT))
+    graph.node.insert(1, helper.make_node("Div", ["lift_whole", "lift_scale"], ["lift"]))
+    return model
+
+
 def text_graph(dim: int = DIM) -> bytes:
     """ids, mask [b, s] -> mean of the word vectors under the mask."""
     nodes = [
@@ -234,6 +255,31 @@ def dual_bundle(folder: Path, name: str = "tiny-dual", seed: int = 0) -> Path:
         "graphs": {"onnx": {"image": "image.onnx", "text": "text.onnx"}},
     }
     return finish_bundle(folder, manifest, graphs | {"tokenizer.json": tokenizer_json().encode()})
+
+
+def packed_dual_bundle(folder: Path) -> Path:
+    """Write `dual_bundle` with packed weights in the image graph."""
+    from safetensors.numpy import save
+
+    stored = {
+        "lift8.codes": 7 * np.eye(3, DIM // 2, dtype=np.uint8),
+        "lift8.multipliers": np.full((1, DIM), 18, np.uint8),
+    }
+    files = {
+        "onnx/image.onnx": packed_image_graph("image.q4").SerializeToString(),
+        "onnx/image.q4": save(stored),
+        "onnx/text.onnx": text_graph(),
+    }
+    manifest = common_manifest() | {
+        "id": "tiny-packed",
+        "architecture": "dual_encoder",
+        "weights": sha256(b"".join(files.values())),
+        "roles": {"photo": role([], []), "query": role([2], [3])},
+        "composed": {"text_weight": 1.0},
+        "graphs": {"onnx": {"image": "onnx/image.onnx", "text": "onnx/text.onnx"}},
+        "packed": {"onnx": {"image": "onnx/image.q4"}},
+    }
+    return finish_bundle(folder, manifest, files | {"tokenizer.json": tokenizer_json().encode()})
 
 
 def vision_language_bundle(folder: Path, name: str = "tiny-vlm") -> Path:

@@ -6,6 +6,7 @@ All weights are random: norms, LayerScale and biases too, so that a forgotten on
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ QWEN_PATTERN = (
 )
 
 
-def write_tokenizer(folder: Path) -> Tokenizer:
+def write_tokenizer(folder: Path, texts: Sequence[str] = (WORDS,), vocab_size: int = 320) -> Tokenizer:
     """Write a byte-level BPE tokenizer of Qwen's kind, with InternVL's special tokens after its vocabulary."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
@@ -33,9 +34,9 @@ def write_tokenizer(folder: Path) -> Tokenizer:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=320, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    tokenizer.train_from_iterator([WORDS] * 4, trainer)
+    tokenizer.train_from_iterator([*texts] * 4, trainer)
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in SPECIAL])
     tokenizer.save(str(folder / "tokenizer.json"))
     return tokenizer

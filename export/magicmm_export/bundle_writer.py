@@ -66,25 +66,42 @@ def write_bundle(
     return Bundle.load(target)
 
 
+def write_provisional(staged: Path, manifest: Mapping[str, Any]) -> None:
+    """Make a staged folder one that the SDK opens, without hashes and golden cases; `write_bundle` replaces it."""
+    facts = {"format": FORMAT, "format_version": FORMAT_VERSION, **manifest, "golden": GOLDEN}
+    (staged / GOLDEN).parent.mkdir(exist_ok=True)
+    _write_json(staged / GOLDEN, {"cases": []})
+    _write_manifest(staged, facts, hashed=False)
+
+
 def weights_identity(files: Sequence[Path]) -> str:
     """Return the `weights` field: SHA-256 over the SHA-256 of each file, in the given order."""
-    return hashlib.sha256(b"".join(hashlib.sha256(file.read_bytes()).digest() for file in files)).hexdigest()
+    return hashlib.sha256(b"".join(bytes.fromhex(_sha256(file)) for file in files)).hexdigest()
 
 
 def _raw_name(case: GoldenInput) -> str:
     return f"golden/{case.name}.rgb"
 
 
-def _write_manifest(folder: Path, facts: Mapping[str, Any]) -> None:
+def _write_manifest(folder: Path, facts: Mapping[str, Any], hashed: bool = True) -> None:
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
     files = {
         path.relative_to(folder).as_posix(): {
             "bytes": path.stat().st_size,
-            "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+            "sha256": _sha256(path) if hashed else "0" * 64,
         }
         for path in paths
     }
     _write_json(folder / "manifest.json", {**facts, "files": files})
+
+
+def _sha256(path: Path) -> str:
+    """Hash a file piece by piece: weights may be larger than memory."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(1 << 22):
+            digest.update(piece)
+    return digest.hexdigest()
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

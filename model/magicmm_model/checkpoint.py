@@ -74,6 +74,22 @@ class Checkpoint:
         parts = [file.read(stored) for file, stored in (self._homes[part] for part in stored_names(name, self.layout))]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
+    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Return the rows of a tensor from `start` up to `stop`, reading no others.
+
+        Raises:
+            MagicError: `argument_invalid` when the tensor has no such rows, or is stored in parts.
+        """
+        parts = stored_names(name, self.layout)
+        if len(parts) > 1:
+            raise MagicError(
+                ErrorCode.ARGUMENT_INVALID,
+                f"The tensor {name} is stored in {len(parts)} parts, which are not read by rows.",
+                "Read it as a whole.",
+            )
+        file, stored = self._homes[parts[0]]
+        return file.read_rows(stored, start, stop)
+
 
 def _shards(folder: Path) -> list[TensorFile]:
     """Open the files that the index names, or all there are without an index."""

@@ -109,11 +109,30 @@ class TensorFile:
             MagicError: `source_unavailable` when the file vanished or shrank meanwhile.
         """
         stored = self.tensors[name]
-        tensor = torch.empty(stored.shape, dtype=stored.dtype)
-        view = tensor.reshape(-1).view(torch.uint8).numpy().data if stored.size else memoryview(b"")
+        return self._read(stored.shape, stored.dtype, stored.offset)
+
+    def read_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Return a new tensor with the rows from `start` up to `stop`, reading no others.
+
+        Raises:
+            MagicError: `argument_invalid` when the tensor has no such rows; `source_unavailable` as `read`.
+        """
+        stored = self.tensors[name]
+        if not (stored.shape and 0 <= start <= stop <= stored.shape[0]):
+            raise MagicError(
+                ErrorCode.ARGUMENT_INVALID,
+                f"The tensor {name} of shape {list(stored.shape)} has no rows {start} to {stop}.",
+                "Ask for rows within its first axis.",
+            )
+        row = math.prod(stored.shape[1:]) * stored.dtype.itemsize
+        return self._read((stop - start, *stored.shape[1:]), stored.dtype, stored.offset + start * row)
+
+    def _read(self, shape: tuple[int, ...], dtype: torch.dtype, offset: int) -> torch.Tensor:
+        tensor = torch.empty(shape, dtype=dtype)
+        view = tensor.reshape(-1).view(torch.uint8).numpy().data if tensor.numel() else memoryview(b"")
         try:
             with self.path.open("rb", buffering=0) as file:
-                file.seek(stored.offset)
+                file.seek(offset)
                 while view:
                     count = file.readinto(view)
                     if not count:

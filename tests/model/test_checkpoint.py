@@ -105,6 +105,21 @@ def test_parts_of_different_types_are_joined_in_one_that_holds_both(letter: str,
     assert torch.equal(joined.reshape(3, 32)["qkv".index(letter)], load_file(own / "model.safetensors")[part].float())
 
 
+def test_rows_of_a_tensor_come_from_the_shard_that_holds_it(sharded: Path, hf: Any) -> None:
+    table = hf.state_dict()["model.language_model.embed_tokens.weight"]
+    checkpoint = Checkpoint.open(sharded)
+    assert torch.equal(checkpoint.read_rows("language.embed_tokens.weight", 7, 9), table[7:9])
+    with pytest.raises(MagicError, match="no rows 7 to 401") as caught:
+        checkpoint.read_rows("language.embed_tokens.weight", 7, 401)
+    assert caught.value.code is ErrorCode.ARGUMENT_INVALID
+
+
+def test_rows_of_a_tensor_that_is_stored_in_parts_are_refused(folder: Path) -> None:
+    with pytest.raises(MagicError, match="3 parts") as caught:
+        Checkpoint.open(folder).read_rows("vision.layers.0.attn.qkv.weight", 0, 1)
+    assert caught.value.code is ErrorCode.ARGUMENT_INVALID
+
+
 def test_all_differences_are_listed_in_one_error(own: Path) -> None:
     def spoil(tensors: Tensors) -> None:
         del tensors["vision_tower.embeddings.cls_token"]

@@ -70,6 +70,38 @@ def test_a_tensor_that_was_read_can_be_changed(path: Path) -> None:
     assert torch.equal(file.read("a"), SMALL["a"])
 
 
+@pytest.mark.parametrize("dtype", list(DTYPES.values()), ids=str)
+def test_rows_are_those_of_the_whole_tensor(dtype: torch.dtype, path: Path) -> None:
+    shapes = {"first": (3,), "vector": (6,), "matrix": (5, 4), "cube": (4, 3, 2), "narrow": (4, 0)}
+    save_file({name: torch.randn(shape).to(dtype) for name, shape in shapes.items()}, path)
+    file = TensorFile(path)
+    for name, shape in shapes.items():
+        whole = file.read(name)
+        for start in range(shape[0] + 1):
+            for stop in range(start, shape[0] + 1):
+                rows = file.read_rows(name, start, stop)
+                assert (rows.shape, rows.dtype, raw(rows)) == (whole[start:stop].shape, dtype, raw(whole[start:stop]))
+
+
+def test_rows_are_read_without_the_others(path: Path) -> None:
+    save_file({"table": torch.arange(12.0).reshape(6, 2)}, path)
+    file = TensorFile(path)
+    path.write_bytes(path.read_bytes()[:-16])  # the last two rows are gone meanwhile
+    assert file.read_rows("table", 1, 4).tolist() == [[2, 3], [4, 5], [6, 7]]
+    with pytest.raises(MagicError) as caught:
+        file.read_rows("table", 4, 5)
+    assert caught.value.code is ErrorCode.SOURCE_UNAVAILABLE
+
+
+@pytest.mark.parametrize(("start", "stop"), [(-1, 1), (0, 4), (2, 1), (4, 4), (-2, -1)])
+def test_rows_that_a_tensor_does_not_have_are_refused(start: int, stop: int, path: Path) -> None:
+    save_file({"weight.7": torch.ones(3, 2), "scalar": torch.tensor(1.0)}, path)
+    for name in ("weight.7", "scalar"):
+        with pytest.raises(MagicError, match=f"{name} .* no rows {start} to {stop}") as caught:
+            TensorFile(path).read_rows(name, start, stop)
+        assert caught.value.code is ErrorCode.ARGUMENT_INVALID
+
+
 def test_every_prefix_of_a_file_is_refused(path: Path) -> None:
     save_file(SMALL, path)
     data = path.read_bytes()

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import magicmm
 from magicmm.errors import ErrorCode, SkipReason
-from tools import bundle_cases, image_cases, index_cases, number_cases, text_cases
+from tools import bundle_cases, image_cases, index_cases, number_cases, packed_cases, text_cases
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 _COMMAND = "python tests/tools/generate_vectors.py"
@@ -69,6 +69,7 @@ def build() -> dict[str, bytes]:
         "quantise.json": number_cases.quantising(),
         "search.json": number_cases.searches(),
         "bundle.json": bundle_cases.bundles(),
+        "packed.json": packed_cases.packed(),
         "errors.json": errors(),
         "api.json": api(),
         "tokenizer.json": text_cases.texts(),

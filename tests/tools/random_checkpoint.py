@@ -1,7 +1,7 @@
 """Write an InternVL3 checkpoint of a real size with random weights, shard by shard (about 1.5 GB of memory at 2B).
 
 It says nothing about quality: it is there to load, lower and time what has the shapes of the real one. Its tokenizer
-is a tiny byte-level one with the special tokens in place.
+is a small byte-level one that knows the words of our own prompts, so that these are about as long as the real ones.
 
     python tests/tools/random_checkpoint.py build/random-2b --size 2B
 """
@@ -21,8 +21,11 @@ from magicmm_model.config import FAMILY, LanguageConfig, ModelConfig, VisionConf
 from magicmm_model.config_json import Layout
 from magicmm_model.naming import tensor_shapes
 from magicmm_model.saving import write_checkpoint
+from magicmm_model.templates import ROLES, SYSTEM_MESSAGE
 from tiny_checkpoints import write_tokenizer
 
+_ROOM = 1600
+"""Rows of a token table that hold the words of all prompts."""
 SIZES = {"tiny": ModelConfig(VisionConfig(32, 2, 4, 64), LanguageConfig(48, 3, 6, 2, 80, 400)), **FAMILY}
 
 
@@ -56,8 +59,14 @@ def random_checkpoint(target: Path, config: ModelConfig, layout: Layout, seed: i
         return noise.mul_(noise[0].numel() ** -0.5)
 
     with TemporaryDirectory() as folder:
-        write_tokenizer(Path(folder))
+        write_tokenizer(Path(folder), prompt_texts(), 256 if config.language.vocab_size < _ROOM else 1500)
         write_checkpoint(target, config, layout, read, lambda name: torch.bfloat16, Path(folder))
+
+
+def prompt_texts() -> list[str]:
+    """Return what all prompts are made of."""
+    lines = [SYSTEM_MESSAGE, "system\n", "user\n", "assistant\n", "Query: ", "Text: "]
+    return lines + [f"user\nInstruct: {role.instruction}\n" for role in ROLES.values()]
 
 
 if __name__ == "__main__":

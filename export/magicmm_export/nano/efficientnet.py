@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import TensorProto
 
-from magicmm_export.nano.graph import Array, GraphWriter
+from magicmm_export.graph import Array, GraphWriter
 
 # The zero padding is that of the size the network was trained at: at 256 px it keeps the sampling grid of training
 # (see docs/decisions/0003-nano-graphs.md).

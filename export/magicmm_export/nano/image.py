@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from onnx import ModelProto, TensorProto
 
+from magicmm_export.graph import Array, GraphWriter
 from magicmm_export.nano.concepts import VIEWS, add_head
 from magicmm_export.nano.efficientnet import Network, float_backbone
-from magicmm_export.nano.graph import Array, GraphWriter
 from magicmm_export.nano.linear import Precision
 from magicmm_export.nano.quantise import Observation, int8_backbone
 

@@ -7,7 +7,7 @@ from enum import Enum
 import numpy as np
 from onnx import TensorProto
 
-from magicmm_export.nano.graph import Array, GraphWriter
+from magicmm_export.graph import Array, GraphWriter
 
 # How far the spread of channels moves from the activations into the weights (0: not at all, 1: entirely).
 # 0.7 had the best mean cosine of none, 0.3, 0.5, 0.7, 0.85 and 1; see docs/decisions/0003-nano-graphs.md.

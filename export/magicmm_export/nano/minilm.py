@@ -9,7 +9,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto
 from safetensors.numpy import load_file
 
-from magicmm_export.nano.graph import Array, GraphWriter
+from magicmm_export.graph import Array, GraphWriter
 from magicmm_export.nano.linear import float_linear, int8_linear, quantise_rows
 from magicmm_export.nano.normalise import unit_length
 

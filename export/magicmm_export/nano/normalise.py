@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from magicmm_export.nano.graph import GraphWriter
+from magicmm_export.graph import GraphWriter
 
 
 def unit_length(graph: GraphWriter, vectors: str, name: str = "") -> str:

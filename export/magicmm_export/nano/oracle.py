@@ -10,7 +10,7 @@ from efficientnet_lite_pytorch import EfficientNet
 from tokenizers import Tokenizer
 from transformers import BertModel
 
-from magicmm_export.nano.graph import Array
+from magicmm_export.graph import Array
 
 
 def read_state(weights: Path) -> dict[str, Array]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import ModelProto
 
+from magicmm_export.graph import CONTRIB, Array, GraphWriter
 from magicmm_export.nano.efficientnet import NORMALISED, Conv, Network
-from magicmm_export.nano.graph import CONTRIB, Array, GraphWriter
 from magicmm_export.nano.linear import quantise_rows
 from magicmm_export.nano.run import open_model
 

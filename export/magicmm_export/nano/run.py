@@ -11,7 +11,7 @@ from onnx import ModelProto, TensorProto, helper
 from onnxruntime import InferenceSession, SessionOptions
 from tokenizers import Tokenizer
 
-from magicmm_export.nano.graph import Array
+from magicmm_export.graph import Array
 
 MOST_TOKENS = 256
 BATCH = 16

@@ -9,8 +9,8 @@ from onnx import ModelProto
 from onnxruntime import InferenceSession
 from tokenizers import Tokenizer
 
+from magicmm_export.graph import Array
 from magicmm_export.nano.concepts import Concept
-from magicmm_export.nano.graph import Array
 from magicmm_export.nano.oracle import text_oracle, vision_oracle
 from magicmm_export.nano.run import TextEncoder, open_model
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from magicmm.image import decode_photo, render_views, resize
 from magicmm.manifest import ImageSpec
-from magicmm_export.nano.graph import Array
+from magicmm_export.graph import Array
 from magicmm_export.nano.image import SIDE
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg"})

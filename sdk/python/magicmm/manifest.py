@@ -87,6 +87,7 @@ class Manifest:
     roles: Mapping[str, Role]
     composed_text_weight: float | None
     graphs: Mapping[str, Mapping[str, str]]
+    packed: Mapping[str, Mapping[str, str]]
     quantisation: Mapping[str, str]
     golden: str
     files: Mapping[str, FileEntry]
@@ -121,15 +122,16 @@ def parse_manifest(text: str) -> Manifest:
 def _manifest(top: _Section, raw: dict[str, Any]) -> Manifest:
     architecture = top.choice("architecture", ARCHITECTURES)
     files = {_inside(name): _file_entry(entry) for name, entry in top.sections("files")}
-    graphs = {
-        runtime: {part: _listed(files, entry.get(part, str)) for part in entry.value}
-        for runtime, entry in top.sections("graphs")
-    }
+    graphs = _files_by_part(top, "graphs", files)
     is_dual = architecture == "dual_encoder"
     parts = ("image", "text") if is_dual else ("vision", "language")
     for runtime, parts_given in graphs.items():
         if missing := set(parts) - set(parts_given):
             raise _invalid(f"graphs.{runtime} of a {architecture} bundle lacks {', '.join(sorted(missing))}.")
+    packed = _files_by_part(top, "packed", files) if "packed" in top.value else {}
+    for runtime, parts_packed in packed.items():
+        if unknown := set(parts_packed) - set(graphs.get(runtime, {})):
+            raise _invalid(f"packed.{runtime} names {', '.join(sorted(unknown))}, which graphs does not.")
     roles = {name: _role(entry, files) for name, entry in top.sections("roles")}
     if missing := {"photo", "query"} - set(roles):
         raise _invalid(f"roles lacks {', '.join(sorted(missing))}.")
@@ -147,11 +149,18 @@ def _manifest(top: _Section, raw: dict[str, Any]) -> Manifest:
         roles=roles,
         composed_text_weight=top.section("composed").get("text_weight", float) if is_dual else None,
         graphs=graphs,
+        packed=packed,
         quantisation={key: str(value) for key, value in top.section("quantisation").value.items()},
         golden=_listed(files, top.get("golden", str)),
         files=files,
         raw=raw,
     )
+
+
+def _files_by_part(top: _Section, key: str, files: Mapping[str, FileEntry]) -> dict[str, dict[str, str]]:
+    """Return runtime -> part -> file."""
+    by_runtime = top.sections(key)
+    return {name: {part: _listed(files, entry.get(part, str)) for part in entry.value} for name, entry in by_runtime}
 
 
 def _file_entry(entry: _Section) -> FileEntry:

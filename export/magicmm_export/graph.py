@@ -1,4 +1,4 @@
-"""Write ONNX graphs node by node, and save them with page-aligned external weights."""
+"""Write ONNX graphs node by node, with weights in one page-aligned file that the runtime maps instead of reading."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from onnx import GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto, checker, helper, numpy_helper
 
+from magicmm_export.packed_file import PackedFile
+
 Array = npt.NDArray[Any]
 
 OPSET = 20
@@ -18,13 +20,36 @@ EXTERNAL_ABOVE = 1 << 16
 PAGE = 4096
 
 
+class DataFile:
+    """External weights of one graph, appended as they come: no more than one of them is in memory."""
+
+    def __init__(self, path: Path) -> None:
+        """Create or empty the file."""
+        self.path = path
+        self._stream = path.open("wb")
+
+    def append(self, name: str, array: Array) -> TensorProto:
+        """Write an array at the next page and return the tensor that points at it."""
+        tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype), dims=array.shape)
+        self._stream.write(bytes(-self._stream.tell() % PAGE))
+        _point_at(tensor, self.path.name, self._stream.tell(), array.nbytes)
+        self._stream.write(np.asarray(array, order="C").data)
+        return tensor
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._stream.close()
+
+
 class GraphWriter:
     """Collect nodes and constants; every method returns the name of the value it made."""
 
-    def __init__(self, name: str) -> None:
-        """Start an empty graph."""
+    def __init__(self, name: str, data: DataFile | None = None, packed: PackedFile | None = None) -> None:
+        """Start an empty graph; with a data file, large constants go there at once."""
         self._graph = GraphProto(name=name)
         self._values: set[str] = set()
+        self._data = data
+        self._packed = packed
 
     def input(self, name: str, kind: int, shape: tuple[int | str, ...]) -> str:
         """Declare an input of an ONNX element type; strings in the shape are free dimensions."""
@@ -37,7 +62,18 @@ class GraphWriter:
 
     def constant(self, name: str, array: Array) -> str:
         """Store an array under a name of its own."""
-        self._graph.initializer.append(numpy_helper.from_array(np.asarray(array, order="C"), name))
+        if self._data is not None and array.nbytes > EXTERNAL_ABOVE:
+            tensor = self._data.append(name, array)
+        else:
+            tensor = numpy_helper.from_array(np.asarray(array, order="C"), name)
+        self._graph.initializer.append(tensor)
+        return self._new(name)
+
+    def packed(self, name: str, codes: npt.NDArray[np.int8], multipliers: npt.NDArray[np.uint8]) -> str:
+        """Declare int8 weights [K, N] that the SDK unpacks from 4-bit codes and multipliers when it opens the graph."""
+        if self._packed is None:
+            raise ValueError("The graph has no packed file.")
+        self._graph.initializer.append(self._packed.append(name, codes, multipliers))
         return self._new(name)
 
     def shared(self, array: Array) -> str:
@@ -72,7 +108,8 @@ class GraphWriter:
         imports = [helper.make_opsetid(domain, version) for domain, version in domains.items()]
         model: ModelProto = helper.make_model(self._graph, opset_imports=imports, ir_version=IR_VERSION)
         model.producer_name = "magicmm"
-        checker.check_model(model)
+        if self._data is None:  # otherwise the file is checked, where the weights can be found
+            checker.check_model(model)
         return model
 
     def _new(self, name: str) -> str:
@@ -93,7 +130,7 @@ def save(model: ModelProto, path: Path) -> list[Path]:
         with data.open("wb") as stream:
             for tensor in large:
                 stream.write(bytes(-stream.tell() % PAGE))
-                _point_at(tensor, data.name, stream.tell())
+                _point_at(tensor, data.name, stream.tell(), len(tensor.raw_data))
                 stream.write(tensor.raw_data)
                 tensor.ClearField("raw_data")
         written.append(data)
@@ -101,7 +138,7 @@ def save(model: ModelProto, path: Path) -> list[Path]:
     return written
 
 
-def _point_at(tensor: TensorProto, location: str, offset: int) -> None:
+def _point_at(tensor: TensorProto, location: str, offset: int, length: int) -> None:
     tensor.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", location), ("offset", offset), ("length", len(tensor.raw_data))):
+    for key, value in (("location", location), ("offset", offset), ("length", length)):
         tensor.external_data.append(StringStringEntryProto(key=key, value=str(value)))
