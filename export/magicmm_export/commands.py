@@ -16,6 +16,7 @@ from tqdm import tqdm
 from magicmm import Bundle, ErrorCode, MagicError
 from magicmm_export.ladder import check_bundle
 from magicmm_export.ladder_report import LadderReport
+from magicmm_export.memory import return_freed_memory
 from magicmm_export.onnx.calibrated import calibrated, fitted_recipe
 from magicmm_export.onnx.export import OnnxOptions, Progress, export_onnx
 from magicmm_export.onnx.measured import measure_quality
@@ -61,6 +62,7 @@ class Written:
 def run_export(options: argparse.Namespace) -> tuple[Written, int]:
     """Export a checkpoint of any family that is supported."""
     begun = time.monotonic()
+    return_freed_memory()
     if options.runtime != "onnx":
         raise MagicError(ErrorCode.ARGUMENT_INVALID, f"There is no runtime {options.runtime!r}.", "Export for onnx.")
     if _family(options.checkpoint) in DUAL_FAMILIES:
