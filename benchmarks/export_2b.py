@@ -14,8 +14,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from lower_2b import lowered
-from model_2b import finished, random_checkpoint
-from report import CACHE, Report, child_environment, parser, run_child
+from model_2b import checkpoint_parser, finished, random_checkpoint
+from report import CACHE, Report, child_environment, run_child
 from vanilla_2b import PARTS, missing
 from variants_2b import FLOAT32, INT4, INT8, RECIPES, SMALL, Workshop, bundle_arguments
 
@@ -43,9 +43,7 @@ def main() -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser."""
-    found = parser(__doc__)
-    found.add_argument("--checkpoint", type=Path, metavar="FOLDER", help="default: random weights, kept in build/bench")
-    found.add_argument("--size", choices=("tiny", "1B", "2B"), default="2B", help="shapes of the random weights")
+    found = checkpoint_parser(__doc__)
     found.add_argument("--recipes", nargs="+", choices=RECIPES, default=[INT8, INT4, SMALL], help="what to write")
     found.add_argument("--naive", action="store_true", help="also torch.onnx.export + quantize_dynamic (10 GB)")
     return found

@@ -19,8 +19,8 @@ import numpy as np
 
 from fidelity_2b import fidelities
 from lower_2b import lowered
-from model_2b import random_checkpoint
-from report import CACHE, Report, Timing, parser, race, readers
+from model_2b import checkpoint_parser, random_checkpoint
+from report import CACHE, Report, Timing, race, readers
 from roofs import Roofs, measure_roofs, photo_work
 from variants_2b import (
     FLOAT32,
@@ -72,9 +72,7 @@ def main() -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser."""
-    found = parser(__doc__)
-    found.add_argument("--checkpoint", type=Path, metavar="FOLDER", help="default: random weights, kept in build/bench")
-    found.add_argument("--size", choices=("tiny", "1B", "2B"), default="2B", help="shapes of the random weights")
+    found = checkpoint_parser(__doc__)
     found.add_argument("--rounds", type=int, default=3, help="how often each variant runs")
     found.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="threads of all variants")
     found.add_argument("--layers", type=int, nargs="+", default=[2, 5, 8], help="language layers of the vanilla graphs")

@@ -51,12 +51,18 @@ def main() -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser."""
-    found = parser(__doc__)
-    found.add_argument("--checkpoint", type=Path, metavar="FOLDER", help="default: random weights, kept in build/bench")
-    found.add_argument("--size", choices=("tiny", "1B", "2B"), default="2B", help="shapes of the random weights")
+    found = checkpoint_parser(__doc__)
     found.add_argument("--text-tokens", type=int, default=26, help="tokens of the prompt beside the visual ones")
     found.add_argument("--rounds", type=int, default=3, help="how often each case runs")
     found.add_argument("--child", choices=DTYPES, help=argparse.SUPPRESS)
+    return found
+
+
+def checkpoint_parser(summary: str | None) -> argparse.ArgumentParser:
+    """Return a parser with what all benchmarks of a checkpoint accept."""
+    found = parser(summary)
+    found.add_argument("--checkpoint", type=Path, metavar="FOLDER", help="default: random weights, kept in build/bench")
+    found.add_argument("--size", choices=("tiny", "1B", "2B"), default="2B", help="shapes of the random weights")
     return found
 
 

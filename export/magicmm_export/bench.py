@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ import numpy as np
 
 from magicmm import Bundle, Embedder, ErrorCode, MagicError
 from magicmm.encoders import DualEncoder, VisionLanguageEncoder
+from magicmm_export.children import hand_back, run_module
 from magicmm_export.scenes import sample_scene
 from magicmm_export.text_table import size_text, text_table
 
@@ -134,20 +134,16 @@ def bench_bundle(path: Path, rounds: int = 5, threads: Sequence[int] = (1, 2)) -
 
 
 def _measured_apart(path: Path, rounds: int, threads: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "magicmm_export.bench", str(path), str(rounds), str(threads)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    try:
-        answer: dict[str, Any] = json.loads(done.stdout)
-        if "code" not in answer:
-            return answer
-        error = MagicError(ErrorCode(answer["code"]), answer["message"], answer["remedy"])
-    except (ValueError, KeyError):
-        error = MagicError(
-            ErrorCode.RUNTIME_FAILED,
-            f"The measuring process ended with {done.returncode}: {done.stderr[-500:].strip()}.",
-            "It may have run out of memory.",
-        )
-    raise error
+    said = run_module(
+        "magicmm_export.bench",
+        str(path),
+        str(rounds),
+        str(threads),
+        what="The measuring process",
+        hint="It may have run out of memory.",
+    )
+    answer: dict[str, Any] = json.loads(said)
+    return answer
 
 
 class _Clock:
@@ -255,14 +251,14 @@ def main(path: str, rounds: str, threads: str) -> int:
     """Measure for a parent; results and errors go to stdout as JSON."""
     try:
         loading, timings = measure(Bundle.load(path), int(rounds), int(threads))
-        answer: dict[str, Any] = {
+        answer = {
             "loading": [asdict(entry) for entry in loading],
             "timings": [asdict(entry) for entry in timings],
         }
     except MagicError as error:
-        answer = {"code": error.code.value, "message": error.message, "remedy": error.remedy}
+        return hand_back(error)
     sys.stdout.write(json.dumps(answer))
-    return int("code" in answer)
+    return 0
 
 
 if __name__ == "__main__":

@@ -45,13 +45,11 @@ def write_bundle(
     Raises:
         MagicError: `bundle_invalid` when the finished bundle does not verify; `target` is untouched then.
     """
-    facts = {"format": FORMAT, "format_version": FORMAT_VERSION, **manifest, "golden": GOLDEN}
     (staged / GOLDEN).parent.mkdir(exist_ok=True)
-    _write_json(staged / GOLDEN, {"cases": []})
     for case in golden:
         if case.rgb is not None:
             (staged / _raw_name(case)).write_bytes(case.rgb.tobytes())
-    _write_manifest(staged, facts)
+    write_provisional(staged, manifest)
     embedder = Embedder.open(staged, threads)
     cases = [
         golden_case(embedder, case.name, case.text, None if case.rgb is None else (_raw_name(case), case.rgb))
@@ -59,7 +57,7 @@ def write_bundle(
     ]
     embedder.release()
     _write_json(staged / GOLDEN, {"cases": cases})
-    _write_manifest(staged, facts)
+    _write_manifest(staged, manifest)
     if not Bundle.load(staged).verify(threads).passes:
         raise MagicError(ErrorCode.BUNDLE_INVALID, f"{staged} does not verify.", "Nothing was written to the target.")
     _replace(staged, target)
@@ -68,10 +66,9 @@ def write_bundle(
 
 def write_provisional(staged: Path, manifest: Mapping[str, Any]) -> None:
     """Make a staged folder one that the SDK opens, without hashes and golden cases; `write_bundle` replaces it."""
-    facts = {"format": FORMAT, "format_version": FORMAT_VERSION, **manifest, "golden": GOLDEN}
     (staged / GOLDEN).parent.mkdir(exist_ok=True)
     _write_json(staged / GOLDEN, {"cases": []})
-    _write_manifest(staged, facts, hashed=False)
+    _write_manifest(staged, manifest, hashed=False)
 
 
 def weights_identity(files: Sequence[Path]) -> str:
@@ -83,7 +80,8 @@ def _raw_name(case: GoldenInput) -> str:
     return f"golden/{case.name}.rgb"
 
 
-def _write_manifest(folder: Path, facts: Mapping[str, Any], hashed: bool = True) -> None:
+def _write_manifest(folder: Path, manifest: Mapping[str, Any], hashed: bool = True) -> None:
+    facts = {"format": FORMAT, "format_version": FORMAT_VERSION, **manifest, "golden": GOLDEN}
     paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "manifest.json")
     files = {
         path.relative_to(folder).as_posix(): {

@@ -31,10 +31,20 @@ class DataFile:
     def append(self, name: str, array: Array) -> TensorProto:
         """Write an array at the next page and return the tensor that points at it."""
         tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype), dims=array.shape)
-        self._stream.write(bytes(-self._stream.tell() % PAGE))
-        _point_at(tensor, self.path.name, self._stream.tell(), array.nbytes)
-        self._stream.write(np.asarray(array, order="C").data)
+        self._place(tensor, np.asarray(array, order="C").data, array.nbytes)
         return tensor
+
+    def move(self, tensor: TensorProto) -> None:
+        """Write the values that a tensor holds at the next page and make it point there."""
+        self._place(tensor, tensor.raw_data, len(tensor.raw_data))
+        tensor.ClearField("raw_data")
+
+    def _place(self, tensor: TensorProto, values: bytes | memoryview, length: int) -> None:
+        self._stream.write(bytes(-self._stream.tell() % PAGE))
+        tensor.data_location = TensorProto.EXTERNAL
+        for key, value in (("location", self.path.name), ("offset", self._stream.tell()), ("length", length)):
+            tensor.external_data.append(StringStringEntryProto(key=key, value=str(value)))
+        self._stream.write(values)
 
     def close(self) -> None:
         """Finish the file."""
@@ -124,21 +134,12 @@ def save(model: ModelProto, path: Path) -> list[Path]:
     placed = ModelProto()
     placed.CopyFrom(model)
     large = [tensor for tensor in placed.graph.initializer if len(tensor.raw_data) > EXTERNAL_ABOVE]
-    data = path.with_name(path.name + ".data")
     written = [path]
     if large:
-        with data.open("wb") as stream:
-            for tensor in large:
-                stream.write(bytes(-stream.tell() % PAGE))
-                _point_at(tensor, data.name, stream.tell(), len(tensor.raw_data))
-                stream.write(tensor.raw_data)
-                tensor.ClearField("raw_data")
-        written.append(data)
+        data = DataFile(path.with_name(path.name + ".data"))
+        for tensor in large:
+            data.move(tensor)
+        data.close()
+        written.append(data.path)
     path.write_bytes(placed.SerializeToString(deterministic=True))
     return written
-
-
-def _point_at(tensor: TensorProto, location: str, offset: int, length: int) -> None:
-    tensor.data_location = TensorProto.EXTERNAL
-    for key, value in (("location", location), ("offset", offset), ("length", length)):
-        tensor.external_data.append(StringStringEntryProto(key=key, value=str(value)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,8 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from magicmm import Bundle, Embedder, ErrorCode, MagicError
+from magicmm import Bundle, Embedder, MagicError
 from magicmm_export.bundle_writer import GoldenInput, write_bundle, write_provisional
+from magicmm_export.children import hand_back, run_module
 
 Floats = NDArray[np.float32]
 
@@ -63,19 +63,14 @@ def embed_staged(
 
 def _run(verb: str, staged: Path, request: Mapping[str, Any], folder: Path) -> None:
     (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
-    command = [sys.executable, "-m", "magicmm_export.isolated", verb, str(staged), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    if done.returncode == 0:
-        return
-    try:
-        error = json.loads(done.stdout)
-        raise MagicError(ErrorCode(error["code"]), error["message"], error["remedy"])
-    except (ValueError, KeyError):
-        raise MagicError(
-            ErrorCode.RUNTIME_FAILED,
-            f"The process that runs the new bundle ended with {done.returncode}: {done.stderr[-500:].strip()}.",
-            "It may have run out of memory; the bundle was not written.",
-        ) from None
+    run_module(
+        "magicmm_export.isolated",
+        verb,
+        str(staged),
+        str(folder),
+        what="The process that runs the new bundle",
+        hint="It may have run out of memory; the bundle was not written.",
+    )
 
 
 def main(verb: str, staged: Path, folder: Path) -> int:
@@ -84,8 +79,7 @@ def main(verb: str, staged: Path, folder: Path) -> int:
     try:
         (_seal if verb == "seal" else _embed)(staged, folder, request)
     except MagicError as error:
-        sys.stdout.write(json.dumps({"code": error.code.value, "message": error.message, "remedy": error.remedy}))
-        return 1
+        return hand_back(error)
     return 0
 
 
