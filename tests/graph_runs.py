@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
 from magicmm.runtime import OnnxSession
+from magicmm.saturation import saturates
 from magicmm_export import isolated
 from magicmm_export.graph import DataFile, GraphWriter
 from magicmm_export.onnx.export import OnnxOptions
@@ -94,6 +95,8 @@ def run_model(graph: GraphWriter, inputs: Mapping[str, NDArray[Any]]) -> dict[st
     """Run a small graph that holds all of its weights, and return its outputs by name."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
+    if saturates():
+        options.add_session_config_entry("session.x64quantprecision", "1")  # as the SDK does
     session = ort.InferenceSession(graph.model().SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return dict(zip(names, session.run(None, dict(inputs)), strict=True))

@@ -6,17 +6,25 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from magicmm import Bundle, Embedder, ErrorCode, MagicError
 from magicmm.manifest import FORMAT, FORMAT_VERSION
-from magicmm.verify import golden_case
+from magicmm.verify import golden_case, verify_bundle
+
+if TYPE_CHECKING:
+    from magicmm.embedder import Matrix
+    from magicmm.verify import Query
+
+    Embed = Callable[[Bundle, Sequence[Query]], Matrix]
+    """Runs queries on a bundle."""
 
 GOLDEN = "golden/cases.json"
 
@@ -31,7 +39,12 @@ class GoldenInput:
 
 
 def write_bundle(
-    staged: Path, target: Path, manifest: Mapping[str, Any], golden: Sequence[GoldenInput], threads: int = 0
+    staged: Path,
+    target: Path,
+    manifest: Mapping[str, Any],
+    golden: Sequence[GoldenInput],
+    threads: int = 0,
+    embed: Embed | None = None,
 ) -> Bundle:
     """Complete the staged folder and rename it to `target`, replacing what was there.
 
@@ -41,6 +54,7 @@ def write_bundle(
         manifest: Everything but format, files and golden, which are filled in here.
         golden: Cases whose vectors, computed here, every later `verify` has to meet.
         threads: Threads of the model while golden vectors are computed.
+        embed: What runs the golden cases; None = the SDK's `Embedder`.
 
     Raises:
         MagicError: `bundle_invalid` when the finished bundle does not verify; `target` is untouched then.
@@ -50,15 +64,19 @@ def write_bundle(
         if case.rgb is not None:
             (staged / _raw_name(case)).write_bytes(case.rgb.tobytes())
     write_provisional(staged, manifest)
-    embedder = Embedder.open(staged, threads)
+    provisional = Bundle.load(staged)
+    embedder = Embedder.open(provisional, threads)
+    queries = [(case.text, case.rgb) for case in golden]
+    vectors = embed(provisional, queries) if embed else [embedder.embed_query(*query) for query in queries]
     cases = [
-        golden_case(embedder, case.name, case.text, None if case.rgb is None else (_raw_name(case), case.rgb))
-        for case in golden
+        golden_case(embedder, case.name, case.text, None if case.rgb is None else (_raw_name(case), case.rgb), vector)
+        for case, vector in zip(golden, vectors, strict=True)
     ]
     embedder.release()
     _write_json(staged / GOLDEN, {"cases": cases})
     _write_manifest(staged, manifest)
-    if not Bundle.load(staged).verify(threads).passes:
+    complete = Bundle.load(staged)
+    if not verify_bundle(complete, threads, partial(embed, complete) if embed else None).passes:
         raise MagicError(ErrorCode.BUNDLE_INVALID, f"{staged} does not verify.", "Nothing was written to the target.")
     _replace(staged, target)
     return Bundle.load(target)

@@ -99,6 +99,7 @@ def run_export(options: argparse.Namespace) -> tuple[Written, int]:
 
 def run_check(options: argparse.Namespace) -> tuple[LadderReport, int]:
     """Climb the parity ladder; exit code 1 when a stage is out of tolerance."""
+    return_freed_memory()
     with _Bar() as bar:
         report = check_bundle(Checkpoint.open(options.checkpoint), options.bundle, progress=bar.say)
     return report, int(report.first_failure is not None)

@@ -13,7 +13,7 @@ import onnx
 
 from magicmm import Bundle, MagicError
 from magicmm.runtime import open_session
-from magicmm_export.observed import external, graph_file, load_graph, packed_tensors
+from magicmm_export.graph_files import external, graph_file, load_graph, packed_tensors
 from magicmm_export.providers import ProviderCheck, check_providers
 from magicmm_export.text_table import size_text, text_table
 

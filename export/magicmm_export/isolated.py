@@ -1,10 +1,11 @@
-"""Run a staged bundle in a process of its own, without torch: its graphs need memory that export must not add to."""
+"""Run a staged bundle piece by piece, in a process of its own without torch: their memory must not add up."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -88,18 +89,47 @@ def _seal(staged: Path, _: Path, request: Mapping[str, Any]) -> None:
         GoldenInput(case["name"], case["text"], None if case["rgb"] is None else np.array(case["rgb"], np.uint8))
         for case in request["golden"]
     ]
-    write_bundle(staged, Path(request["target"]), request["manifest"], golden, request["threads"])
+    threads = request["threads"]
+    embed = partial(embed_queries, threads=threads)
+    write_bundle(staged, Path(request["target"]), request["manifest"], golden, threads, embed)
 
 
 def _embed(staged: Path, folder: Path, request: Mapping[str, Any]) -> None:
-    embedder = Embedder.open(staged)
+    bundle = Bundle.load(staged)
     images = [np.load(name) if name.endswith(".npy") else name for name in request["photos"]]
-    texts = [embedder.embed_text(text, truncate=True) for text in request["texts"]]
-    rows = np.stack(texts) if texts else np.empty((0, embedder.dim), np.float32)
-    # One at a time: activations of a batch would add to the memory of both graphs.
-    photos = [embedder.embed_image(image) for image in images]
-    found = np.stack(photos) if photos else np.empty((0, embedder.dim), np.float32)
-    np.savez(folder / "vectors.npz", photos=found, texts=rows)
+    queries = [*((None, image) for image in images), *((text, None) for text in request["texts"])]
+    rows = embed_queries(bundle, queries, truncate=True)
+    np.savez(folder / "vectors.npz", photos=rows[: len(images)], texts=rows[len(images) :])
+
+
+def embed_queries(
+    bundle: Bundle, queries: Sequence[tuple[str | None, object | None]], threads: int = 0, truncate: bool = False
+) -> Floats:
+    """Do what `Embedder.embed_query` does for many queries, with one piece of one graph in memory at a time.
+
+    Args:
+        bundle: A vision-language bundle.
+        queries: Words, and a photo in any form that `Embedder` reads; one of them may be None.
+        threads: 0 takes all physical cores.
+        truncate: Use the beginning of a text that is too long.
+
+    Returns:
+        float32 [n, dim], unit rows.
+
+    Raises:
+        MagicError: As `Embedder.embed_query`.
+    """
+    from magicmm_export.observed import Item, ObservedEncoder  # onnx is needed only here
+
+    embedder, roles = Embedder.open(bundle, threads), bundle.manifest.roles
+    items = []
+    for text, image in queries:
+        name = "query" if image is None else "photo" if text is None else "composed"
+        pixels = None if image is None else embedder.prepare(image, name)
+        items.append(Item(roles[name], text, pixels))
+    if not items:
+        return np.empty((0, bundle.manifest.dim), np.float32)
+    return ObservedEncoder(bundle, threads=threads).vectors(items, truncate)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from magicmm import Bundle, ErrorCode, MagicError
+from magicmm_export.graph_files import graph_file, load_graph, packed_tensors, value_names
 from magicmm_export.ladder_report import EXACT, INT4, INT8, LadderReport, Tolerance, compare
-from magicmm_export.observed import ObservedEncoder, graph_file, load_graph, packed_tensors, value_names
+from magicmm_export.observed import Item, ObservedEncoder
 from magicmm_export.onnx.export import SEED
 from magicmm_export.scenes import sample_scene
 from magicmm_quant.hadamard import Rotation
@@ -49,7 +50,7 @@ def check_bundle(
     """Compare a bundle with the checkpoint that it was made from, on a photo and two texts.
 
     The reference starts from the same pixels and from the same rounded rows of the token table; only prefixes are its
-    own. One graph, then one layer of the reference, is in memory at a time.
+    own. One piece of a graph, then one layer of the reference, is in memory at a time.
 
     Args:
         checkpoint: The model in its own precision.
@@ -132,10 +133,8 @@ class _Climber:
     def _run_bundle(self) -> None:
         roles = self.manifest.roles
         self.progress("graphs of the bundle")
-        self.encoder.encode_images([self.pixels], roles["photo"])
-        for text in TEXTS:
-            self.encoder.encode_text(text, roles["query"], truncate=False)
-        self.encoder.release()
+        photo = Item(roles["photo"], pixels=self.pixels)
+        self.encoder.vectors([photo, *(Item(roles["query"], text) for text in TEXTS)])
 
     def _ours(self, stage: str, width: int) -> Rows:
         part, value = self.stages.values[stage]

@@ -50,7 +50,7 @@ def test_an_error_of_the_child_comes_back_as_it_was(staged: Path, int8_bundle: P
     (staged / "onnx" / "language.onnx").write_bytes(b"\xff\xff\xff")
     with importable_in_children(), pytest.raises(MagicError) as caught:
         seal_bundle(staged, tmp_path / "out.magicmm", facts(int8_bundle), [GoldenInput("a", "a dog")])
-    assert caught.value.code is ErrorCode.RUNTIME_FAILED
+    assert caught.value.code is ErrorCode.BUNDLE_INVALID
     assert "language.onnx" in caught.value.message and "ended with" not in caught.value.message
     assert not (tmp_path / "out.magicmm").exists()
 

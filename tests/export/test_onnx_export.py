@@ -13,6 +13,7 @@ import torch
 
 from graph_runs import FOUR, SIDE, cosine, damaged, hashes, options
 from magicmm import Bundle, Embedder, ErrorCode, MagicError
+from magicmm.saturation import saturates
 from magicmm_export.graph import DataFile
 from magicmm_export.onnx import tables
 from magicmm_export.onnx.export import Progress, export_onnx
@@ -46,8 +47,12 @@ def test_every_bundle_verifies_and_embeds_as_torch_does(
         assert cosine(found[None], wanted.vector.numpy()[None]) > BUNDLES[name]
     photos = [photo, sample_scene()[:, :80].copy(), 255 - photo]
     together = ours.embed_images(photos)
-    if name != "float32_bundle":
-        assert all(np.array_equal(ours.embed_image(one), row) for one, row in zip(photos, together, strict=True))
+    alone = np.stack([ours.embed_image(one) for one in photos])
+    if name == "float32_bundle" or (name == "low_memory_bundle" and saturates()):
+        # onnxruntime's float32 and, on x86 without VNNI, its 4-bit kernels sum in another order when a batch is larger.
+        assert np.allclose(alone, together, atol=1e-6)
+    else:
+        assert np.array_equal(alone, together)
 
 
 def test_bundles_of_different_recipes_are_different(request: pytest.FixtureRequest) -> None:

@@ -19,6 +19,7 @@ from magicmm import Bundle, ErrorCode, MagicError
 from magicmm_export.bundle_writer import GoldenInput, weights_identity
 from magicmm_export.graph import DataFile, GraphWriter
 from magicmm_export.isolated import seal_bundle
+from magicmm_export.memory import return_freed_memory
 from magicmm_export.onnx.language import write_language
 from magicmm_export.onnx.linear import LinearWriter
 from magicmm_export.onnx.source import QuantisingSource
@@ -109,6 +110,7 @@ def export_onnx(
         MagicError: `checkpoint_invalid` for NaN or infinity in a tensor, `storage_failed` for a full disk,
             `bundle_invalid` when the finished bundle does not verify.
     """
+    return_freed_memory()
     options = options or OnnxOptions()
     staged = target.with_name(f"{target.name}.partial-{os.getpid()}")
     try:

@@ -92,19 +92,25 @@ def read_packed(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, 
         MagicError: `bundle_invalid` for an unreadable file, other names, types or shapes, or values out of range.
     """
     _check_names({key for key, _ in _read(path, None)}, shapes)
-    found = {}
-    for name, shape in shapes.items():
-        stored = dict(_read(path, name))
-        codes, multipliers = stored[f"{name}.codes"], stored[f"{name}.multipliers"]
-        if not (codes.dtype == multipliers.dtype == np.uint8 and codes.ndim == 2):
-            raise _invalid(f"{path.name} holds {name} as {codes.dtype} and {multipliers.dtype}, not uint8")
-        if (codes.shape[0], 2 * codes.shape[1]) != shape:
-            raise _invalid(f"{path.name} holds {name} as {list(codes.shape)}, the graph declares {list(shape)}")
-        try:
-            found[name] = unpack(codes, multipliers)
-        except MagicError as error:
-            raise _invalid(f"{path.name}, {name}: {error.message.rstrip('.')}") from None
-    return found
+    return {name: read_packed_tensor(path, name, shape) for name, shape in shapes.items()}
+
+
+def read_packed_tensor(path: Path, name: str, shape: tuple[int, ...]) -> Codes:
+    """Return one weight of a packed file, int8 [K, N]; no other is read.
+
+    Raises:
+        MagicError: As `read_packed`.
+    """
+    stored = dict(_read(path, name))
+    codes, multipliers = stored[f"{name}.codes"], stored[f"{name}.multipliers"]
+    if not (codes.dtype == multipliers.dtype == np.uint8 and codes.ndim == 2):
+        raise _invalid(f"{path.name} holds {name} as {codes.dtype} and {multipliers.dtype}, not uint8")
+    if (codes.shape[0], 2 * codes.shape[1]) != shape:
+        raise _invalid(f"{path.name} holds {name} as {list(codes.shape)}, the graph declares {list(shape)}")
+    try:
+        return unpack(codes, multipliers)
+    except MagicError as error:
+        raise _invalid(f"{path.name}, {name}: {error.message.rstrip('.')}") from None
 
 
 def _read(path: Path, name: str | None) -> list[tuple[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,15 @@ from magicmm.embedder import Embedder
 from magicmm.errors import ErrorCode, MagicError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
     from magicmm.bundle import Bundle
+    from magicmm.embedder import Matrix, Vector
+
+    Query = tuple[str | None, NDArray[np.uint8] | None]
+    """Words, and a photo [height, width, 3]; one of them may be None."""
 
 LEAST_COSINE = 0.999
 """A vector further off than this means another model, another resize or a broken runtime, not rounding."""
@@ -59,8 +68,15 @@ class VerifyReport:
         return min((check.cosine for check in self.checks), default=1.0)
 
 
-def verify_bundle(bundle: Bundle, threads: int = 0) -> VerifyReport:
+def verify_bundle(
+    bundle: Bundle, threads: int = 0, embed: Callable[[Sequence[Query]], Matrix] | None = None
+) -> VerifyReport:
     """Hash every file and run every golden case.
+
+    Args:
+        bundle: What to verify.
+        threads: Of the model; 0 takes all physical cores.
+        embed: What runs the queries; None = an `Embedder`, as on a user's machine.
 
     Raises:
         MagicError: `bundle_invalid` for a wrong hash or an unreadable golden file, `runtime_failed`.
@@ -69,7 +85,9 @@ def verify_bundle(bundle: Bundle, threads: int = 0) -> VerifyReport:
     embedder = Embedder.open(bundle, threads)
     try:
         cases = json.loads(bundle.file(bundle.manifest.golden).read_text(encoding="utf-8"))["cases"]
-        checks = tuple(_check(bundle, embedder, case) for case in cases)
+        queries = [_query(bundle, case) for case in cases]
+        vectors = embed(queries) if embed else [embedder.embed_query(*query) for query in queries]
+        checks = tuple(map(partial(_check, embedder), cases, queries, vectors))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise MagicError(
             ErrorCode.BUNDLE_INVALID,
@@ -81,14 +99,17 @@ def verify_bundle(bundle: Bundle, threads: int = 0) -> VerifyReport:
     return VerifyReport(bundle.fingerprint, len(bundle.manifest.files), bundle.total_bytes, checks)
 
 
-def golden_case(embedder: Embedder, name: str, text: str | None, image: tuple[str, Any] | None) -> dict[str, Any]:
+def golden_case(
+    embedder: Embedder, name: str, text: str | None, image: tuple[str, Any] | None, vector: Vector
+) -> dict[str, Any]:
     """Return one case for `golden/cases.json`: the inputs, what they become, and the vector.
 
     Args:
-        embedder: The model; what it says now is what `verify` will expect.
+        embedder: The model; the ids and pixels that it makes now are what `verify` will expect.
         name: The case's name.
         text: The words, if any.
         image: The name of a raw RGB file inside the bundle and its uint8 [h, w, 3] content, if any.
+        vector: Of the two, by the same model.
     """
     case: dict[str, Any] = {"name": name}
     if text is not None:
@@ -96,23 +117,27 @@ def golden_case(embedder: Embedder, name: str, text: str | None, image: tuple[st
     if image is not None:
         file, rgb = image
         case |= {"image": file, "height": rgb.shape[0], "width": rgb.shape[1], "pixels_sha256": _digest(embedder, rgb)}
-    vector = embedder.embed_query(text, None if image is None else image[1])
     return case | {"vector": [round(float(value), 7) for value in vector]}
 
 
-def _check(bundle: Bundle, embedder: Embedder, case: dict[str, Any]) -> GoldenCheck:
-    text, rgb, equal = case.get("text"), None, True
+def _query(bundle: Bundle, case: dict[str, Any]) -> Query:
+    if "image" not in case:
+        return case.get("text"), None
+    raw = np.frombuffer(bundle.file(case["image"]).read_bytes(), np.uint8)
+    return case.get("text"), raw.reshape(case["height"], case["width"], 3)
+
+
+def _check(embedder: Embedder, case: dict[str, Any], query: Query, vector: Vector) -> GoldenCheck:
+    (text, rgb), equal = query, True
     if text is not None:
         equal &= embedder.token_ids(text) == case["ids"]
-    if "image" in case:
-        raw = np.frombuffer(bundle.file(case["image"]).read_bytes(), np.uint8)
-        rgb = raw.reshape(case["height"], case["width"], 3)
+    if rgb is not None:
         equal &= _digest(embedder, rgb) == case["pixels_sha256"]
     golden = np.array(case["vector"], dtype=np.float64)
     if not np.isfinite(golden).all() or not golden.any():
         raise ValueError(f"the vector of {case['name']!r} has no direction")
-    vector = embedder.embed_query(text, rgb).astype(np.float64)
-    return GoldenCheck(case["name"], bool(equal), float(vector @ golden / np.linalg.norm(golden)))
+    cosine = vector.astype(np.float64) @ golden / np.linalg.norm(golden)
+    return GoldenCheck(case["name"], bool(equal), float(cosine))
 
 
 def _digest(embedder: Embedder, rgb: Any) -> str:
