@@ -24,7 +24,7 @@ $(VENV)-demo/ready: pyproject.toml
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[heic,export,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[heic,export,training,openvino,dev]'
 	@touch $@
 
 $(VENV)-nano/ready: pyproject.toml
@@ -69,7 +69,7 @@ test-slow: $(VENV)/ready ## run the tests that take minutes
 lint: $(VENV)/ready ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy sdk/python/magicmm model/magicmm_model quant/magicmm_quant
+	$(BIN)/mypy sdk/python/magicmm model/magicmm_model training/magicmm_training quant/magicmm_quant
 	$(BIN)/mypy export/magicmm_export benchmarks tests/tools
 
 fix: $(VENV)/ready ## let ruff mend what it can

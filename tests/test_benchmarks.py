@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "wait4"), reason="the benchmarks
 
 
 def run_benchmark(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    rooms = ("sdk/python", "model", "quant", "export")
+    rooms = ("sdk/python", "model", "training", "quant", "export")
     paths = [*(str(ROOT / room) for room in rooms), os.environ.get("PYTHONPATH", "")]
     return subprocess.run(
         [sys.executable, str(ROOT / "benchmarks" / f"{name}.py"), *arguments],

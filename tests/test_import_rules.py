@@ -23,6 +23,7 @@ FORBIDDEN = {
         "tests",
         "benchmarks",
     },
+    "training": {"magicmm_export", "magicmm_quant", "onnx", "tests", "benchmarks"},
     "quant": (MODEL_SIDE - {"torch", "magicmm_model"}) | {"magicmm_export", "tests", "benchmarks"},
     "export": {"magicmm_training", "tests", "benchmarks"},
 }
