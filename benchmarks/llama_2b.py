@@ -209,15 +209,15 @@ def _vision_tensors(checkpoint: Checkpoint, config: ModelConfig) -> Tensors:
         "vision.patch_embedding.bias": "v.patch_embd.bias",
     }
     for what in ("weight", "bias"):
-        for ours, theirs in (("layer_norm", 0), ("linear_1", 1), ("linear_2", 3)):
-            names[f"connector.{ours}.{what}"] = f"mm.model.mlp.{theirs}.{what}"
+        for linear, number in (("layer_norm", 0), ("linear_1", 1), ("linear_2", 3)):
+            names[f"connector.{linear}.{what}"] = f"mm.model.mlp.{number}.{what}"
     for ours, theirs in names.items():
         values = checkpoint.read(ours).float().numpy()
         yield theirs, values.squeeze() if "embedding" in ours and "patch" not in ours else values
     for place in range(config.vision.layers):
-        for ours, part in _LAYER.items():
+        for module, part in _LAYER.items():
             for what in ("weight", "bias"):
-                values = checkpoint.read(f"vision.layers.{place}.{ours}.{what}").float().numpy()
+                values = checkpoint.read(f"vision.layers.{place}.{module}.{what}").float().numpy()
                 parts = np.split(values, len(part))
                 yield from ((f"v.blk.{place}.{name}.{what}", one) for name, one in zip(part, parts, strict=True))
         for which in ("ls1", "ls2"):

@@ -21,6 +21,8 @@ from types import TracebackType
 from model_2b import finished
 from report import Child, child_environment, run_child
 
+CALIBRATION = 3
+"""Photos that are made up to calibrate a graph for OpenVINO."""
 _EVERY = 0.02
 _UNIT = 1 if sys.platform == "darwin" else 1024
 
@@ -117,6 +119,7 @@ def _parser() -> argparse.ArgumentParser:
     found.add_argument("target", type=Path, nargs="?")
     found.add_argument("--recipe", default="int8")
     found.add_argument("--low-memory", action="store_true")
+    found.add_argument("--openvino", action="store_true")
     found.add_argument("--image-size", type=int)
     found.add_argument("--compression", type=int)
     return found
@@ -147,28 +150,43 @@ def _bundle(options: argparse.Namespace) -> None:
 
 
 def _vision(options: argparse.Namespace) -> None:
-    """Write the vision graph alone: at another side of the tile, nothing else differs."""
+    """Write the vision graph alone; at another side of the tile, nothing else differs.
+
+    With `--openvino`, calibrated on made-up photos, and the graph for OpenVINO beside it.
+    """
     from magicmm_export.graph import DataFile, GraphWriter
-    from magicmm_export.onnx.export import SEED
+    from magicmm_export.onnx.calibrated import calibrated
+    from magicmm_export.onnx.export import SEED, OnnxOptions
     from magicmm_export.onnx.linear import LinearWriter
     from magicmm_export.onnx.source import QuantisingSource
+    from magicmm_export.onnx.static import static_vision
     from magicmm_export.onnx.vision import write_vision
     from magicmm_model.checkpoint import Checkpoint
+    from magicmm_model.tokenizer import PromptTokenizer
     from magicmm_quant.hadamard import Rotation
     from magicmm_quant.recipe import RECIPES
+    from magicmm_quant.samples import synthetic_samples
     from magicmm_quant.weights import RewrittenWeights
 
     checkpoint = Checkpoint.open(options.source)
     config = checkpoint.config.variant(compression=options.compression, image_size=options.image_size)
-    weights = RewrittenWeights(checkpoint, config, Rotation(config.dim, SEED), {})
+    lowering = OnnxOptions(RECIPES[options.recipe], compression=options.compression, image_size=options.image_size)
+    if options.openvino:
+        tokenizer = PromptTokenizer(checkpoint.folder / "tokenizer.json", config.language.vocab_size)
+        lowering = calibrated(checkpoint, lowering, synthetic_samples(CALIBRATION), tokenizer)
+    weights = RewrittenWeights(checkpoint, config, Rotation(config.dim, SEED), lowering.smoothing or {})
     aside = options.target.with_name(f"{options.target.name}.partial-{os.getpid()}")
     aside.mkdir(parents=True)
     data = DataFile(aside / "vision.onnx.data")
     graph = GraphWriter("vision", data)
-    source = QuantisingSource(checkpoint, weights, RECIPES[options.recipe])
+    source = QuantisingSource(checkpoint, weights, lowering.recipe)
     write_vision(graph, LinearWriter(graph, source), weights, config)
     data.close()
-    (aside / "vision.onnx").write_bytes(graph.model().SerializeToString(deterministic=True))
+    model = graph.model()
+    (aside / "vision.onnx").write_bytes(model.SerializeToString(deterministic=True))
+    if lowering.static_scales:
+        static = static_vision(model, lowering.static_scales, weights, config)
+        (aside / "vision.openvino.onnx").write_bytes(static.SerializeToString(deterministic=True))
     aside.rename(options.target)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,8 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import llama_2b
 from lower_2b import made
 from magicmm import Bundle
+from magicmm.openvino_runtime import OpenvinoSession
 from magicmm.runtime import OnnxSession, Session, open_session
 from magicmm_model.checkpoint import Checkpoint
 from magicmm_model.config import Head, ModelConfig
@@ -20,13 +23,15 @@ from vanilla_2b import missing, vanilla_graph
 
 Floats = NDArray[np.float32]
 Call = Callable[[], Any]
-INT8, FLOAT32, INT4, SMALL, TORCH, VANILLA = (
+INT8, OPENVINO, FLOAT32, INT4, SMALL, TORCH, VANILLA, LLAMA = (
     "ours int8",
+    "ours int8, OpenVINO vision",
     "ours float32",
     "ours int4, unpacked to int8",
     "ours int4, low memory",
     "torch bf16",
     "vanilla int8",
+    "llama.cpp Q8_0",
 )
 RECIPES = {INT8: ("int8", False), FLOAT32: ("float32", False), INT4: ("int4", False), SMALL: ("int4", True)}
 """Recipe, and whether 4-bit weights stay as they are at run time."""
@@ -73,11 +78,16 @@ class Workshop:
         return self.folder / f"{recipe}{'-low-memory' if low_memory else ''}.magicmm"
 
     def session(self, name: str, part: str, threads: int) -> Session:
-        """Open one graph of a bundle as the SDK does."""
+        """Open one graph of a bundle as the SDK does; `OPENVINO` has the language model of `INT8`."""
+        if name == OPENVINO:
+            own = Look(self.config.vision.image_size, 2)
+            return self.vision_session(name, own, threads) if part == "vision" else self.session(INT8, part, threads)
         return open_session(Bundle.load(self.bundle(name)), part, threads, "onnx")
 
     def vision_session(self, name: str, look: Look, threads: int) -> Session:
         """Open the vision graph for one look."""
+        if name == OPENVINO:
+            return OpenvinoSession(self.openvino_graph(look), threads)
         if look == Look(self.config.vision.image_size, 2):
             return self.session(name, "vision", threads)
         recipe, _ = RECIPES[name]
@@ -87,6 +97,15 @@ class Workshop:
             "--image-size", str(look.image_size), "--compression", str(look.compression),
         )  # fmt: skip
         return OnnxSession(target / "vision.onnx", threads)
+
+    def openvino_graph(self, look: Look) -> Path:
+        """Return a vision graph for OpenVINO, calibrated on made-up photos."""
+        target = self.folder / f"vision-openvino-{look.image_size}-{look.compression}"
+        made(
+            target, "vision", self.checkpoint, "--openvino",
+            "--image-size", str(look.image_size), "--compression", str(look.compression),
+        )  # fmt: skip
+        return target / "vision.openvino.onnx"
 
 
 def bundle_arguments(name: str) -> list[str]:
@@ -115,6 +134,8 @@ def vision_calls(workshop: Workshop, looks: Mapping[str, tuple[Look, ...]], thre
             elif name == VANILLA:
                 graph = vanilla_graph(workshop.checkpoint, workshop.folder, "vision", workshop.config.vision.layers)
                 calls[case] = _plain(graph, threads, pixels)
+            elif name == LLAMA:
+                calls[case] = llama_2b.vision_call(workshop.checkpoint, workshop.folder, threads, pixels)
             else:
                 calls[case] = _session_call(workshop.vision_session(name, look, threads), {"pixels": pixels})
     return calls
@@ -140,7 +161,7 @@ def language_calls(
     for name, wanted in lengths.items():
         if name == TORCH:
             model = _torch_model(workshop, "language")
-        elif name != VANILLA:
+        elif name not in (VANILLA, LLAMA):
             session = workshop.session(name, "language", threads)
         for live, before in wanted:
             embeds = rng.standard_normal((1, live, workshop.config.dim), np.float32)
@@ -151,6 +172,8 @@ def language_calls(
                 for layers in workshop.vanilla_layers:
                     graph = vanilla_graph(workshop.checkpoint, workshop.folder, "language", layers)
                     calls[f"{case}, {layers} layers"] = _plain(graph, threads, embeds, np.array([live - 1]))
+            elif name == LLAMA:
+                calls[case] = llama_2b.language_call(workshop.checkpoint, workshop.folder, threads, embeds)
             else:
                 calls[case] = _session_call(session, language_inputs(workshop.config, embeds, before))
     return calls
@@ -171,7 +194,9 @@ def language_inputs(config: ModelConfig, embeds: Floats, before: int = 0) -> dic
 
 def absent(name: str) -> str | None:
     """Say why a variant cannot be measured here."""
-    return missing() if name == VANILLA else None
+    if name == OPENVINO and importlib.util.find_spec("openvino") is None:
+        return "it needs pip install 'magicmm[openvino]'"
+    return {VANILLA: missing, LLAMA: llama_2b.missing}.get(name, lambda: None)()
 
 
 def _session_call(session: Session, inputs: dict[str, NDArray[Any]]) -> Call:

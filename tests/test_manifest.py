@@ -49,6 +49,15 @@ def test_packed_weights_belong_to_a_graph() -> None:
     assert "'image.q4'" in error_of(dual() | {"packed": {"onnx": {"image": "image.q4"}}}).message
 
 
+def test_alternatives_are_of_parts_that_there_are() -> None:
+    assert parse_manifest(json.dumps(dual())).alternatives == {}
+    given = {"openvino": {"image": "text.onnx"}}
+    assert parse_manifest(json.dumps(dual() | {"alternatives": given})).alternatives == given
+    message = error_of(dual() | {"alternatives": {"openvino": {"vision": "text.onnx"}}}).message
+    assert "alternatives.openvino" in message and "vision" in message
+    assert "'other.onnx'" in error_of(dual() | {"alternatives": {"openvino": {"image": "other.onnx"}}}).message
+
+
 def test_raw_keeps_what_the_sdk_does_not_use() -> None:
     assert parse_manifest(json.dumps(dual() | {"quality": {"recall": 0.5}})).raw["quality"] == {"recall": 0.5}
 

@@ -147,6 +147,8 @@ def test_bundle_cases_break_every_rule_with_the_right_code() -> None:
         "a document role",
         "packed weights",
         "packed weights of no graph",
+        "an alternative for another runtime",
+        "no alternatives",
     }
 
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from magicmm import Bundle, Embedder, ErrorCode, MagicError
 from magicmm.encoders import DualEncoder, VisionLanguageEncoder
+from magicmm.runtime import check_runtime
 from magicmm_export.children import hand_back, run_module
 from magicmm_export.scenes import sample_scene
 from magicmm_export.text_table import size_text, text_table
@@ -107,13 +108,14 @@ class Bench:
         )
 
 
-def bench_bundle(path: Path, rounds: int = 5, threads: Sequence[int] = (1, 2)) -> Bench:
+def bench_bundle(path: Path, rounds: int = 5, threads: Sequence[int] = (1, 2), runtime: str = "onnx") -> Bench:
     """Measure photo and text, task by task in turns, once for each number of threads.
 
     Args:
         path: A bundle of either architecture.
         rounds: How often each task is measured.
         threads: Numbers of threads of the runtime, one process after the other.
+        runtime: As for `Embedder.open`.
 
     Raises:
         MagicError: `argument_invalid` for no round or no thread; `bundle_invalid` and `runtime_failed` as the SDK does.
@@ -124,21 +126,23 @@ def bench_bundle(path: Path, rounds: int = 5, threads: Sequence[int] = (1, 2)) -
             f"{rounds} rounds with {', '.join(map(str, threads)) or 'no number of'} threads cannot be measured.",
             "Give at least one round and numbers of threads from 1.",
         )
-    name = Bundle.load(path).manifest.id
-    found = [_measured_apart(path, rounds, count) for count in threads]
+    bundle = Bundle.load(path)
+    check_runtime(bundle, runtime)
+    found = [_measured_apart(path, rounds, count, runtime) for count in threads]
     return Bench(
-        name,
+        bundle.manifest.id,
         tuple(Loading(**entry) for one in found for entry in one["loading"]),
         tuple(Timing(**entry) for one in found for entry in one["timings"]),
     )
 
 
-def _measured_apart(path: Path, rounds: int, threads: int) -> dict[str, Any]:
+def _measured_apart(path: Path, rounds: int, threads: int, runtime: str) -> dict[str, Any]:
     said = run_module(
         "magicmm_export.bench",
         str(path),
         str(rounds),
         str(threads),
+        runtime,
         what="The measuring process",
         hint="It may have run out of memory.",
     )
@@ -173,8 +177,8 @@ class _TimedSession:
 
 
 class _TimedVisionLanguage(VisionLanguageEncoder):
-    def __init__(self, bundle: Bundle, threads: int, clock: _Clock) -> None:
-        super().__init__(bundle, threads, "onnx")
+    def __init__(self, bundle: Bundle, threads: int, runtime: str, clock: _Clock) -> None:
+        super().__init__(bundle, threads, runtime)
         self._clock = clock
 
     def session(self, part: str) -> Session:
@@ -182,8 +186,8 @@ class _TimedVisionLanguage(VisionLanguageEncoder):
 
 
 class _TimedDual(DualEncoder):
-    def __init__(self, bundle: Bundle, threads: int, clock: _Clock) -> None:
-        super().__init__(bundle, threads, "onnx")
+    def __init__(self, bundle: Bundle, threads: int, runtime: str, clock: _Clock) -> None:
+        super().__init__(bundle, threads, runtime)
         self._clock = clock
 
     def session(self, part: str) -> Session:
@@ -198,11 +202,11 @@ def _timed(open_part: Callable[[str], Session], part: str, clock: _Clock, is_ope
     return _TimedSession(session, clock, part)
 
 
-def measure(bundle: Bundle, rounds: int, threads: int) -> tuple[list[Loading], list[Timing]]:
+def measure(bundle: Bundle, rounds: int, threads: int, runtime: str = "onnx") -> tuple[list[Loading], list[Timing]]:
     """Measure in this process; memory counts everything else that it has loaded."""
     clock = _Clock()
     kind = _TimedDual if bundle.manifest.architecture == "dual_encoder" else _TimedVisionLanguage
-    encoder = kind(bundle, threads, clock)
+    encoder = kind(bundle, threads, runtime, clock)
     embedder = Embedder(bundle, encoder)
     photo = np.kron(sample_scene(), np.ones((_ENLARGED, _ENLARGED, 1), np.uint8))
 
@@ -247,10 +251,10 @@ def _resident() -> int | None:
     return next((1024 * int(line.split()[1]) for line in lines if line.startswith("VmRSS")), None)
 
 
-def main(path: str, rounds: str, threads: str) -> int:
+def main(path: str, rounds: str, threads: str, runtime: str) -> int:
     """Measure for a parent; results and errors go to stdout as JSON."""
     try:
-        loading, timings = measure(Bundle.load(path), int(rounds), int(threads))
+        loading, timings = measure(Bundle.load(path), int(rounds), int(threads), runtime)
         answer = {
             "loading": [asdict(entry) for entry in loading],
             "timings": [asdict(entry) for entry in timings],

@@ -6,11 +6,11 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,8 +23,13 @@ if TYPE_CHECKING:
     from magicmm.embedder import Matrix
     from magicmm.verify import Query
 
-    Embed = Callable[[Bundle, Sequence[Query]], Matrix]
-    """Runs queries on a bundle."""
+    class Embed(Protocol):
+        """Runs queries on a bundle."""
+
+        def __call__(self, bundle: Bundle, queries: Sequence[Query], *, runtime: str) -> Matrix:
+            """Return float32 [n, dim], unit rows."""
+            ...
+
 
 GOLDEN = "golden/cases.json"
 
@@ -54,7 +59,7 @@ def write_bundle(
         manifest: Everything but format, files and golden, which are filled in here.
         golden: Cases whose vectors, computed here, every later `verify` has to meet.
         threads: Threads of the model while golden vectors are computed.
-        embed: What runs the golden cases; None = the SDK's `Embedder`.
+        embed: What runs the golden cases, on the runtime that it is given; None = the SDK's `Embedder`.
 
     Raises:
         MagicError: `bundle_invalid` when the finished bundle does not verify; `target` is untouched then.
@@ -67,17 +72,29 @@ def write_bundle(
     provisional = Bundle.load(staged)
     embedder = Embedder.open(provisional, threads)
     queries = [(case.text, case.rgb) for case in golden]
-    vectors = embed(provisional, queries) if embed else [embedder.embed_query(*query) for query in queries]
+    runtimes = ("onnx", *provisional.manifest.alternatives)
+    run = embed or partial(_embed, threads=threads)
+    vectors = {runtime: run(provisional, queries, runtime=runtime) for runtime in runtimes}
     cases = [
-        golden_case(embedder, case.name, case.text, None if case.rgb is None else (_raw_name(case), case.rgb), vector)
-        for case, vector in zip(golden, vectors, strict=True)
+        golden_case(
+            embedder,
+            case.name,
+            case.text,
+            None if case.rgb is None else (_raw_name(case), case.rgb),
+            {runtime: rows[place] for runtime, rows in vectors.items()},
+        )
+        for place, case in enumerate(golden)
     ]
-    embedder.release()
     _write_json(staged / GOLDEN, {"cases": cases})
     _write_manifest(staged, manifest)
     complete = Bundle.load(staged)
-    if not verify_bundle(complete, threads, partial(embed, complete) if embed else None).passes:
-        raise MagicError(ErrorCode.BUNDLE_INVALID, f"{staged} does not verify.", "Nothing was written to the target.")
+    for runtime in runtimes:
+        if not verify_bundle(complete, threads, partial(run, complete, runtime=runtime), runtime).passes:
+            raise MagicError(
+                ErrorCode.BUNDLE_INVALID,
+                f"{staged} does not verify on {runtime}.",
+                "Nothing was written to the target.",
+            )
     _replace(staged, target)
     return Bundle.load(target)
 
@@ -92,6 +109,12 @@ def write_provisional(staged: Path, manifest: Mapping[str, Any]) -> None:
 def weights_identity(files: Sequence[Path]) -> str:
     """Return the `weights` field: SHA-256 over the SHA-256 of each file, in the given order."""
     return hashlib.sha256(b"".join(bytes.fromhex(_sha256(file)) for file in files)).hexdigest()
+
+
+def _embed(bundle: Bundle, queries: Sequence[Query], threads: int, runtime: str) -> Matrix:
+    embedder = Embedder.open(bundle, threads, runtime)
+    rows = [embedder.embed_query(*query) for query in queries]
+    return np.stack(rows) if rows else np.empty((0, embedder.dim), np.float32)
 
 
 def _raw_name(case: GoldenInput) -> str:

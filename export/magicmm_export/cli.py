@@ -59,6 +59,7 @@ def build_export() -> argparse.ArgumentParser:
     parser.add_argument("--min-cosine", type=float, metavar="C", help="least mean cosine to float32")
     parser.add_argument("--report", action="store_true", help="also write OUT.report.json and OUT.report.html")
     parser.add_argument("--low-memory", action="store_true", help="keep 4-bit weights 4 bits wide in memory (slower)")
+    parser.add_argument("--openvino", action="store_true", help="add a vision graph for OpenVINO (needs --calibrate)")
     parser.add_argument("--no-rotation", action="store_true", help="do not rotate the residual stream before rounding")
     parser.add_argument("--compression", type=int, choices=(1, 2), help="2 = 64 tokens a tile, 1 = 256")
     parser.add_argument("--image-size", type=int, metavar="PIXELS", help="side of a tile")
@@ -82,12 +83,18 @@ def build_verbs() -> argparse.ArgumentParser:
     )
     verb.add_argument("checkpoint", type=Path, metavar="CHECKPOINT")
     verb.add_argument("bundle", type=Path, metavar="BUNDLE")
+    _add_runtime(verb)
     verb = verbs.add_parser("inspect", parents=[shared], help="operators, types and bytes of a bundle, by part")
     verb.add_argument("bundle", type=Path, metavar="BUNDLE")
     verb = verbs.add_parser("bench", parents=[shared], help="time a bundle on this machine")
     verb.add_argument("bundle", type=Path, metavar="BUNDLE")
     verb.add_argument("--rounds", type=_count, default=5, metavar="N", help="how often each part runs (default 5)")
+    _add_runtime(verb)
     return parser
+
+
+def _add_runtime(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("--runtime", choices=("onnx", "openvino"), default="onnx", help="what runs it (default: onnx)")
 
 
 def _size(text: str) -> int:

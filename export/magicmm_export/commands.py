@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,12 +14,14 @@ from typing import Any
 from tqdm import tqdm
 
 from magicmm import Bundle, ErrorCode, MagicError
+from magicmm.openvino_runtime import require_openvino
 from magicmm_export.ladder import check_bundle
 from magicmm_export.ladder_report import LadderReport
 from magicmm_export.memory import return_freed_memory
 from magicmm_export.onnx.calibrated import calibrated, fitted_recipe
 from magicmm_export.onnx.export import OnnxOptions, Progress, export_onnx
 from magicmm_export.onnx.measured import measure_quality
+from magicmm_export.onnx.static import no_ranges
 from magicmm_export.part_cache import PartCache
 from magicmm_model.checkpoint import Checkpoint
 from magicmm_model.tokenizer import PromptTokenizer
@@ -63,6 +65,7 @@ def run_export(options: argparse.Namespace) -> tuple[Written, int]:
     """Export a checkpoint of any family that is supported."""
     begun = time.monotonic()
     return_freed_memory()
+    _check_openvino(options)
     if options.runtime != "onnx":
         raise MagicError(ErrorCode.ARGUMENT_INVALID, f"There is no runtime {options.runtime!r}.", "Export for onnx.")
     if _family(options.checkpoint) in DUAL_FAMILIES:
@@ -80,28 +83,33 @@ def run_export(options: argparse.Namespace) -> tuple[Written, int]:
         config = checkpoint.config.variant(compression=options.compression, image_size=options.image_size)
 
         def quality(staged: Path, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
-            report = measure_quality(
-                checkpoint, config, samples, tokenizer, staged, manifest, lowering.recipe.name, bar.say
+            runtimes, name = ("onnx", *manifest.get("alternatives", ())), lowering.recipe.name
+            reports.extend(
+                measure_quality(checkpoint, config, samples, tokenizer, staged, manifest, name, bar.say, runtimes)
             )
-            reports.append(report)
-            report.check(_gate(lowering.recipe) if options.min_cosine is None else options.min_cosine)
-            return report.to_json()
+            for report in reports:
+                report.check(_gate(lowering.recipe) if options.min_cosine is None else options.min_cosine)
+            return _noted(reports, runtimes)
 
         bundle = export_onnx(checkpoint, options.target, lowering, quality, bar.show)
     if lowering.cache and not options.cache:
         lowering.cache.remove()  # it was there for an export that is stopped
     if options.report:
         stem = options.target.with_suffix("")
-        stem.with_name(f"{stem.name}.report.json").write_text(json.dumps(reports[0].to_json(), indent=2) + "\n")
+        noted = json.dumps(bundle.manifest.raw["quality"], indent=2)
+        stem.with_name(f"{stem.name}.report.json").write_text(noted + "\n")
         stem.with_name(f"{stem.name}.report.html").write_text(plot(reports[0]))
-    return _written(bundle, begun, reports[0].to_json(), reports[0].table()), 0
+    tables = "\n\n".join(report.table() for report in reports)
+    return _written(bundle, begun, bundle.manifest.raw["quality"], tables), 0
 
 
 def run_check(options: argparse.Namespace) -> tuple[LadderReport, int]:
     """Climb the parity ladder; exit code 1 when a stage is out of tolerance."""
     return_freed_memory()
     with _Bar() as bar:
-        report = check_bundle(Checkpoint.open(options.checkpoint), options.bundle, progress=bar.say)
+        report = check_bundle(
+            Checkpoint.open(options.checkpoint), options.bundle, progress=bar.say, runtime=options.runtime
+        )
     return report, int(report.first_failure is not None)
 
 
@@ -116,7 +124,22 @@ def run_bench(options: argparse.Namespace) -> tuple[Any, int]:
     """Time a bundle."""
     from magicmm_export.bench import bench_bundle
 
-    return bench_bundle(options.bundle, rounds=options.rounds), 0
+    return bench_bundle(options.bundle, rounds=options.rounds, runtime=options.runtime), 0
+
+
+def _check_openvino(options: argparse.Namespace) -> None:
+    """Say before hours of work what a graph for OpenVINO lacks; it is run before the bundle is written."""
+    if not options.openvino:
+        return
+    if _family(options.checkpoint) in DUAL_FAMILIES:
+        raise MagicError(
+            ErrorCode.ARGUMENT_INVALID,
+            "Only bundles of InternVL3 checkpoints have a graph for OpenVINO.",
+            "Leave out --openvino.",
+        )
+    if not options.calibrate:
+        raise no_ranges()
+    require_openvino()
 
 
 def _lowering(
@@ -136,6 +159,7 @@ def _lowering(
         image_size=options.image_size,
         model_id=options.id,
         cache=None if options.no_cache else PartCache(folder),
+        openvino=options.openvino,
     )
     if (options.recipe == "mixed") > bool(options.max_size):
         raise MagicError(
@@ -151,6 +175,12 @@ def _lowering(
         recipe = fitted_recipe(checkpoint, lowering, samples, tokenizer, options.max_size, say)
         lowering = replace(lowering, recipe=recipe)
     return calibrated(checkpoint, lowering, samples, tokenizer, say) if options.calibrate else lowering
+
+
+def _noted(reports: Sequence[QualityReport], runtimes: Sequence[str]) -> dict[str, Any]:
+    """Return what a manifest says of quality: that on onnxruntime, and beside it that of each alternative."""
+    found = dict(zip(runtimes, (report.to_json() for report in reports), strict=True))
+    return found.pop("onnx") | ({"alternatives": found} if found else {})
 
 
 def _recipe(name: str) -> Recipe:

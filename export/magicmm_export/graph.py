@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,26 @@ class DataFile:
 class GraphWriter:
     """Collect nodes and constants; every method returns the name of the value it made."""
 
-    def __init__(self, name: str, data: DataFile | None = None, packed: PackedFile | None = None) -> None:
-        """Start an empty graph; with a data file, large constants go there at once."""
+    def __init__(
+        self,
+        name: str,
+        data: DataFile | None = None,
+        packed: PackedFile | None = None,
+        stored: Mapping[str, TensorProto] | None = None,
+    ) -> None:
+        """Start an empty graph.
+
+        Args:
+            name: Of the graph.
+            data: Large constants go there at once.
+            packed: Takes 4-bit weights.
+            stored: Constants that another graph in the same folder has written, by name; they are not written again.
+        """
         self._graph = GraphProto(name=name)
         self._values: set[str] = set()
         self._data = data
         self._packed = packed
+        self._stored = stored or {}
 
     def input(self, name: str, kind: int, shape: tuple[int | str, ...]) -> str:
         """Declare an input of an ONNX element type; strings in the shape are free dimensions."""
@@ -71,12 +86,23 @@ class GraphWriter:
         self._graph.output.append(helper.make_tensor_value_info(value, kind, shape))
 
     def constant(self, name: str, array: Array) -> str:
-        """Store an array under a name of its own."""
+        """Store an array under a name of its own; one that another graph has stored under it must be the same."""
+        if name in self._stored:
+            return self.stored(name)
         if self._data is not None and array.nbytes > EXTERNAL_ABOVE:
             tensor = self._data.append(name, array)
         else:
             tensor = numpy_helper.from_array(np.asarray(array, order="C"), name)
         self._graph.initializer.append(tensor)
+        return self._new(name)
+
+    def has_stored(self, name: str, kind: int | None = None) -> bool:
+        """Say whether another graph has stored a constant, of an element type if one is given."""
+        return name in self._stored and kind in (None, self._stored[name].data_type)
+
+    def stored(self, name: str) -> str:
+        """Use a constant that another graph has stored."""
+        self._graph.initializer.append(self._stored[name])
         return self._new(name)
 
     def packed(self, name: str, codes: npt.NDArray[np.int8], multipliers: npt.NDArray[np.uint8]) -> str:
@@ -118,7 +144,7 @@ class GraphWriter:
         imports = [helper.make_opsetid(domain, version) for domain, version in domains.items()]
         model: ModelProto = helper.make_model(self._graph, opset_imports=imports, ir_version=IR_VERSION)
         model.producer_name = "magicmm"
-        if self._data is None:  # otherwise the file is checked, where the weights can be found
+        if self._data is None and not self._stored:  # otherwise the file is checked, where the weights can be found
             checker.check_model(model)
         return model
 

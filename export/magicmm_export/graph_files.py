@@ -10,8 +10,8 @@ from magicmm import Bundle, ErrorCode, MagicError
 from magicmm.onnx_files import external_tensors
 
 
-def graph_file(bundle: Bundle, part: str) -> Path:
-    """Return the ONNX file of a part.
+def graph_file(bundle: Bundle, part: str, runtime: str = "onnx") -> Path:
+    """Return the ONNX file of a part: the one that a runtime reads, which is that of "onnx" unless it has its own.
 
     Raises:
         MagicError: `argument_invalid` when the bundle is for another runtime; `bundle_invalid` when the graph reads a
@@ -23,7 +23,7 @@ def graph_file(bundle: Bundle, part: str) -> Path:
             f"{bundle.path} has graphs for {', '.join(sorted(bundle.manifest.graphs)) or 'no runtime'}, not for onnx.",
             "Give a bundle that was exported for onnx.",
         )
-    name = bundle.manifest.graphs["onnx"][part]
+    name = bundle.manifest.alternatives.get(runtime, {}).get(part) or bundle.manifest.graphs["onnx"][part]
     path = bundle.file(name)
     try:
         tensors = external_tensors(path)

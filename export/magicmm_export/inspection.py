@@ -49,6 +49,7 @@ class Graph:
 
     Attributes:
         part: "vision", "language", "image" or "text".
+        runtime: What it is for: "onnx", or that of an alternative, which keeps its large constants in the same files.
         opset: Version by domain ("" is ONNX itself).
         operators: Nodes by operator, "com.microsoft.X" for contrib ones.
         types: Bytes of constants by element type, as they lie on disk ("packed int8" has 4 bits a weight).
@@ -57,10 +58,11 @@ class Graph:
         inputs: In order.
         outputs: In order.
         providers: What is known of accelerators.
-        load: "not tried", "loads", or what onnxruntime said against it on this machine's CPU.
+        load: "not tried", "loads", or what the runtime said against it on this machine's CPU.
     """
 
     part: str
+    runtime: str
     opset: dict[str, int]
     operators: dict[str, int]
     types: dict[str, int]
@@ -81,7 +83,7 @@ class Inspection:
         architecture: "vision_language" or "dual_encoder".
         bytes: By what files are for: each graph, "tokens", "prefixes", "tokenizer", "golden", "other".
         quantisation: What the manifest says.
-        graphs: By part.
+        graphs: By part, those of onnxruntime first.
     """
 
     id: str
@@ -111,7 +113,7 @@ def inspect_bundle(path: Path, load: bool = False) -> Inspection:
 
     Args:
         path: A bundle of either architecture.
-        load: Also open every graph with the installed onnxruntime, one at a time.
+        load: Also open every graph with its runtime, one at a time.
 
     Raises:
         MagicError: `bundle_invalid`; `argument_invalid` for a bundle that has no ONNX graphs.
@@ -119,17 +121,19 @@ def inspect_bundle(path: Path, load: bool = False) -> Inspection:
     bundle = Bundle.load(path)
     manifest = bundle.manifest
     parts = ("image", "text") if manifest.architecture == "dual_encoder" else ("vision", "language")
-    graphs = {part: load_graph(graph_file(bundle, part)) for part in parts}
+    given = [("onnx", part) for part in parts]
+    given += [(runtime, part) for runtime, owned in manifest.alternatives.items() for part in owned]
+    graphs = {(runtime, part): load_graph(graph_file(bundle, part, runtime)) for runtime, part in given}
     return Inspection(
         manifest.id,
         manifest.architecture,
         _file_bytes(bundle, graphs),
         dict(manifest.quantisation),
-        tuple(_graph(bundle, part, model, load) for part, model in graphs.items()),
+        tuple(_graph(bundle, part, runtime, model, load) for (runtime, part), model in graphs.items()),
     )
 
 
-def _graph(bundle: Bundle, part: str, model: onnx.ModelProto, load: bool) -> Graph:
+def _graph(bundle: Bundle, part: str, runtime: str, model: onnx.ModelProto, load: bool) -> Graph:
     operators = Counter(f"{node.domain}.{node.op_type}".lstrip(".") for node in model.graph.node)
     packed = {tensor.name for tensor in packed_tensors(bundle, part, model)}
     readers = {name: node.op_type for node in reversed(model.graph.node) for name in node.input}
@@ -144,6 +148,7 @@ def _graph(bundle: Bundle, part: str, model: onnx.ModelProto, load: bool) -> Gra
     is_dynamic = any(not isinstance(side, int) for value in inputs for side in value.shape)
     return Graph(
         part=part,
+        runtime=runtime,
         opset={entry.domain: entry.version for entry in model.opset_import},
         operators=dict(operators.most_common()),
         types=dict(types.most_common()),
@@ -152,16 +157,18 @@ def _graph(bundle: Bundle, part: str, model: onnx.ModelProto, load: bool) -> Gra
         inputs=inputs,
         outputs=tuple(map(_value, model.graph.output)),
         providers=check_providers(operators, is_dynamic),
-        load=_load(bundle, part) if load else "not tried",
+        load=_load(bundle, part, runtime) if load else "not tried",
     )
 
 
 def _schemes(model: onnx.ModelProto, packed: set[str]) -> dict[str, int]:
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    unpacked = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
     counts: Counter[str] = Counter()
     for node in model.graph.node:
         place = _WEIGHT_INPUTS.get(node.op_type)
-        weight = constants.get(node.input[place]) if place else None
+        name = node.input[place] if place else ""
+        weight = constants.get(unpacked.get(name, name))
         if weight is None:
             continue
         if node.op_type == "MatMulNBits":
@@ -186,18 +193,19 @@ def _stored_bytes(tensor: onnx.TensorProto, is_packed: bool, bundle: Bundle, par
     return len(tensor.raw_data) or prod(tensor.dims) * width
 
 
-def _file_bytes(bundle: Bundle, graphs: dict[str, onnx.ModelProto]) -> dict[str, int]:
+def _file_bytes(bundle: Bundle, graphs: dict[tuple[str, str], onnx.ModelProto]) -> dict[str, int]:
     """Sort every listed file into what it is for."""
     manifest = bundle.manifest
     purposes: dict[str, str] = {manifest.text.tokenizer: "tokenizer", manifest.golden: "golden"}
     purposes |= {role.prefix: "prefixes" for role in manifest.roles.values() if role.prefix}
     if manifest.tokens:
         purposes[manifest.tokens.file] = "tokens"
-    for part, model in graphs.items():
-        name = manifest.graphs["onnx"][part]
+    for (runtime, part), model in reversed(graphs.items()):  # shared files count for the first that names them
+        first = runtime == "onnx"
+        name = manifest.graphs["onnx"][part] if first else manifest.alternatives[runtime][part]
         places = {external(tensor, "location") for tensor in model.graph.initializer} - {None}
         beside = [(Path(name).parent / str(place)).as_posix() for place in places]
-        purposes |= dict.fromkeys([name, *beside], f"{part} graph")
+        purposes |= dict.fromkeys([name, *beside], f"{part} graph" if first else f"{part} graph for {runtime}")
     sizes: Counter[str] = Counter()
     for name, entry in manifest.files.items():
         golden = Path(name).parent == Path(manifest.golden).parent and name not in purposes
@@ -205,9 +213,9 @@ def _file_bytes(bundle: Bundle, graphs: dict[str, onnx.ModelProto]) -> dict[str,
     return {purpose: count for purpose, count in sizes.most_common() if count}
 
 
-def _load(bundle: Bundle, part: str) -> str:
+def _load(bundle: Bundle, part: str, runtime: str) -> str:
     try:
-        open_session(bundle, part, threads=1, runtime="onnx")
+        open_session(bundle, part, threads=1, runtime=runtime)
     except MagicError as error:
         return error.message
     return "loads"
@@ -241,7 +249,7 @@ def _graph_text(graph: Graph) -> str:
 
     opset = ", ".join(f"{domain or 'onnx'} {version}" for domain, version in graph.opset.items())
     blocks = [
-        f"{graph.part}: opset {opset}; on this machine's CPU: {graph.load}",
+        f"{graph.part} for {graph.runtime}: opset {opset}; on this machine's CPU: {graph.load}",
         f"in:  {values(graph.inputs)}\nout: {values(graph.outputs)}",
         "products: " + ", ".join(f"{count} x {name}" for name, count in graph.schemes.items()),
         text_table(("operator", "nodes"), [(name, str(count)) for name, count in graph.operators.items()]),

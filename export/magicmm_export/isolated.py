@@ -39,7 +39,11 @@ def seal_bundle(
 
 
 def embed_staged(
-    staged: Path, manifest: Mapping[str, Any], photos: Sequence[Path | NDArray[np.uint8]], texts: Sequence[str]
+    staged: Path,
+    manifest: Mapping[str, Any],
+    photos: Sequence[Path | NDArray[np.uint8]],
+    texts: Sequence[str],
+    runtime: str = "onnx",
 ) -> tuple[Floats, Floats]:
     """Embed photos (role `photo`) and texts (role `query`) with a bundle that is not sealed yet.
 
@@ -57,7 +61,7 @@ def embed_staged(
             if not isinstance(photo, Path):
                 np.save(path, photo)
             names.append(str(photo if isinstance(photo, Path) else path))
-        _run("embed", staged, {"photos": names, "texts": list(texts)}, Path(folder))
+        _run("embed", staged, {"photos": names, "texts": list(texts), "runtime": runtime}, Path(folder))
         with np.load(Path(folder, "vectors.npz")) as found:
             return found["photos"], found["texts"]
 
@@ -98,12 +102,16 @@ def _embed(staged: Path, folder: Path, request: Mapping[str, Any]) -> None:
     bundle = Bundle.load(staged)
     images = [np.load(name) if name.endswith(".npy") else name for name in request["photos"]]
     queries = [*((None, image) for image in images), *((text, None) for text in request["texts"])]
-    rows = embed_queries(bundle, queries, truncate=True)
+    rows = embed_queries(bundle, queries, truncate=True, runtime=request["runtime"])
     np.savez(folder / "vectors.npz", photos=rows[: len(images)], texts=rows[len(images) :])
 
 
 def embed_queries(
-    bundle: Bundle, queries: Sequence[tuple[str | None, object | None]], threads: int = 0, truncate: bool = False
+    bundle: Bundle,
+    queries: Sequence[tuple[str | None, object | None]],
+    threads: int = 0,
+    truncate: bool = False,
+    runtime: str = "onnx",
 ) -> Floats:
     """Do what `Embedder.embed_query` does for many queries, with one piece of one graph in memory at a time.
 
@@ -112,6 +120,7 @@ def embed_queries(
         queries: Words, and a photo in any form that `Embedder` reads; one of them may be None.
         threads: 0 takes all physical cores.
         truncate: Use the beginning of a text that is too long.
+        runtime: As for `Embedder.open`.
 
     Returns:
         float32 [n, dim], unit rows.
@@ -121,7 +130,7 @@ def embed_queries(
     """
     from magicmm_export.observed import Item, ObservedEncoder  # onnx is needed only here
 
-    embedder, roles = Embedder.open(bundle, threads), bundle.manifest.roles
+    embedder, roles = Embedder.open(bundle, threads, runtime), bundle.manifest.roles
     items = []
     for text, image in queries:
         name = "query" if image is None else "photo" if text is None else "composed"
@@ -129,7 +138,7 @@ def embed_queries(
         items.append(Item(roles[name], text, pixels))
     if not items:
         return np.empty((0, bundle.manifest.dim), np.float32)
-    return ObservedEncoder(bundle, threads=threads).vectors(items, truncate)
+    return ObservedEncoder(bundle, threads=threads, runtime=runtime).vectors(items, truncate)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from magicmm import Bundle, ErrorCode, MagicError
+from magicmm.runtime import check_runtime
 from magicmm_export.graph_files import graph_file, load_graph, packed_tensors, value_names
 from magicmm_export.ladder_report import EXACT, INT4, INT8, LadderReport, Tolerance, compare
 from magicmm_export.observed import Item, ObservedEncoder
@@ -46,6 +47,7 @@ def check_bundle(
     tolerance: Tolerance | None = None,
     progress: Callable[[str], None] | None = None,
     threads: int = 0,
+    runtime: str = "onnx",
 ) -> LadderReport:
     """Compare a bundle with the checkpoint that it was made from, on a photo and two texts.
 
@@ -58,22 +60,25 @@ def check_bundle(
         tolerance: None = by the narrowest weights that the graphs hold: `EXACT`, `INT8` or `INT4`.
         progress: Called with the name of each stage once it is compared, and with those of the graphs before.
         threads: Of the graphs; 0 takes all physical cores.
+        runtime: What runs the graphs, as for `Embedder.open`.
 
     Raises:
         MagicError: `argument_invalid` for a dual encoder, `model_mismatch` for a bundle of another model,
             `bundle_invalid` and `runtime_failed` as the SDK does.
     """
     opened = Bundle.load(bundle)
+    check_runtime(opened, runtime)
     if opened.manifest.architecture != "vision_language":
         raise MagicError(
             ErrorCode.ARGUMENT_INVALID,
             f"{opened.manifest.id} is a {opened.manifest.architecture} bundle.",
             "The ladder compares vision-language bundles with their checkpoints.",
         )
-    graphs = {part: load_graph(graph_file(opened, part)) for part in (VISION, LANGUAGE)}
+    graphs = {part: load_graph(graph_file(opened, part, runtime)) for part in (VISION, LANGUAGE)}
     config = _matching_config(checkpoint, opened.manifest, graphs)
     stages = _Stages(config, graphs)
-    climber = _Climber(opened, stages, progress or (lambda _: None), threads)
+    encoder = ObservedEncoder(opened, stages.watched(), threads, runtime=runtime)
+    climber = _Climber(encoder, stages, progress or (lambda _: None))
     limits = tolerance or _tolerance_of(opened, graphs)
     compared = tuple(compare(name, ours, reference, limits) for name, ours, reference in climber.climb(checkpoint))
     return LadderReport(limits, compared, stages.unnamed)
@@ -111,11 +116,11 @@ class _Stages:
 class _Climber:
     """Runs both sides; the bundle first, since its values take less memory than a layer of the reference."""
 
-    def __init__(self, bundle: Bundle, stages: _Stages, progress: Callable[[str], None], threads: int) -> None:
-        self.manifest = bundle.manifest
+    def __init__(self, encoder: ObservedEncoder, stages: _Stages, progress: Callable[[str], None]) -> None:
+        self.encoder = encoder
+        self.manifest = encoder.manifest
         self.stages = stages
         self.progress = progress
-        self.encoder = ObservedEncoder(bundle, stages.watched(), threads)
         rotated = bool(_source(self.manifest).get("rotation"))
         self.rotation = Rotation(self.manifest.dim, SEED) if rotated else None
         self.pixels = self.encoder.prepare(sample_scene(), self.manifest.roles["photo"])
@@ -190,7 +195,7 @@ def _tolerance_of(bundle: Bundle, graphs: dict[str, onnx.ModelProto]) -> Toleran
     operators = {node.op_type for model in graphs.values() for node in model.graph.node}
     if "MatMulNBits" in operators or any(packed_tensors(bundle, part, model) for part, model in graphs.items()):
         return INT4
-    return INT8 if "MatMulIntegerToFloat" in operators else EXACT
+    return INT8 if operators & {"MatMulIntegerToFloat", "DequantizeLinear"} else EXACT
 
 
 def _matching_config(checkpoint: Checkpoint, manifest: Manifest, graphs: dict[str, onnx.ModelProto]) -> ModelConfig:

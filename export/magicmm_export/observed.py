@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from magicmm import Bundle
 from magicmm.encoders import VisionLanguageEncoder
-from magicmm.runtime import unit_vectors
+from magicmm.openvino_runtime import OpenvinoSession
+from magicmm.runtime import alternative_graph, unit_vectors
 from magicmm_export.piecewise import PIECE_BYTES, PiecewiseGraph
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class ObservedEncoder(VisionLanguageEncoder):
         watched: Mapping[str, Sequence[str]] | None = None,
         threads: int = 0,
         piece_bytes: int = PIECE_BYTES,
+        runtime: str = "onnx",
     ) -> None:
         """Remember what to watch.
 
@@ -65,11 +67,12 @@ class ObservedEncoder(VisionLanguageEncoder):
             watched: Names of values by part; None = outputs only.
             threads: 0 takes all physical cores.
             piece_bytes: Most bytes of weights in memory at once.
+            runtime: As for `Embedder.open`. A graph that runs on another one than onnxruntime is opened as a whole.
         """
-        super().__init__(bundle, threads, "onnx")
+        super().__init__(bundle, threads, runtime)
         self.runs: dict[str, list[Run]] = {}
         self._watched = watched or {}
-        self._threads, self._piece_bytes = threads, piece_bytes
+        self._threads, self._piece_bytes, self._runtime = threads, piece_bytes, runtime
 
     def vectors(self, items: Sequence[Item], truncate: bool = False) -> Floats:
         """Return float32 [n, dim], unit rows.
@@ -100,7 +103,14 @@ class ObservedEncoder(VisionLanguageEncoder):
         """Run a graph on all inputs and return its output of each."""
         if not inputs:
             return []
-        graph = PiecewiseGraph(self._bundle, part, self._threads, self._piece_bytes)
-        found = graph.run(inputs, self._watched.get(part, ()))
+        watched = self._watched.get(part, ())
+        whole = alternative_graph(self._bundle, part, self._runtime)
+        if whole is None:
+            graph = PiecewiseGraph(self._bundle, part, self._threads, self._piece_bytes)
+            output, found = graph.output, graph.run(inputs, watched)
+        else:
+            session = OpenvinoSession(whole, self._threads, watched)
+            output = session.output_name
+            found = [dict(zip([output, *watched], session.run_watched(one), strict=True)) for one in inputs]
         self.runs[part] = [Run(given, values) for given, values in zip(inputs, found, strict=True)]
-        return [np.asarray(values[graph.output], np.float32) for values in found]
+        return [np.asarray(values[output], np.float32) for values in found]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shutil
@@ -226,3 +227,48 @@ def test_a_size_and_a_recipe_exclude_each_other(
 ) -> None:
     said = failed(tiny, capsys, tmp_path / "out.magicmm", "--recipe", "int8", "--max-size", "1GB")
     assert "int8" in said and "--max-size" in said
+
+
+def test_an_export_for_openvino_is_measured_on_it_and_checked(
+    tiny: Checkpoint, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], in_process: None
+) -> None:
+    target = tmp_path / "tiny.magicmm"
+    assert run(tiny, target, "--calibrate", str(photos), "--openvino", "--json") == 0
+    answer = json.loads(capsys.readouterr().out)
+    plain, other = answer["quality"]["parts"], answer["quality"]["alternatives"]["openvino"]["parts"]
+    assert plain["query"] == other["query"] and plain["photo"]["mean"] != other["photo"]["mean"]
+    assert other["photo"]["mean"] > 0.98
+    assert Bundle.load(target).verify(1, "openvino").passes
+    assert cli.main(["check", str(tiny.folder), str(target), "--runtime", "openvino"]) == 0
+    assert "All stages are within the tolerance" in capsys.readouterr().out
+
+
+def test_a_graph_for_openvino_needs_photos_and_the_package(
+    tiny: Checkpoint,
+    photos: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert run(tiny, tmp_path / "a.magicmm", "--openvino") == 1
+    assert "--calibrate PHOTOS" in capsys.readouterr().err
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else find(name))
+    assert run(tiny, tmp_path / "a.magicmm", "--openvino", "--calibrate", str(photos)) == 1
+    assert "pip install 'magicmm[openvino]'" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["photos"]
+
+
+def test_another_family_has_no_graph_for_openvino(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "clip"}')
+    assert cli.main([str(tmp_path), str(tmp_path / "a.magicmm"), "--openvino", "--calibrate", str(tmp_path)]) == 1
+    assert "InternVL3" in capsys.readouterr().err
+
+
+def test_a_bundle_without_a_graph_for_openvino_is_neither_checked_nor_timed_on_it(
+    tiny: Checkpoint, int8_bundle: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["check", str(tiny.folder), str(int8_bundle), "--runtime", "openvino"]) == 1
+    assert "no graph for OpenVINO" in capsys.readouterr().err
+    assert cli.main(["bench", str(int8_bundle), "--runtime", "openvino"]) == 1
+    assert "no graph for OpenVINO" in capsys.readouterr().err

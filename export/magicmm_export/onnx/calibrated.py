@@ -14,6 +14,7 @@ from magicmm_model.templates import ROLES, PromptBuilder
 from magicmm_model.tokenizer import PromptTokenizer
 from magicmm_quant.calibration import Hessian, collect, collect_hessians
 from magicmm_quant.hadamard import Rotation
+from magicmm_quant.ranges import static_scales
 from magicmm_quant.recipe import RECIPES, Recipe, bytes_of, recipe_bytes
 from magicmm_quant.rounding import round_int4
 from magicmm_quant.samples import Samples
@@ -33,7 +34,7 @@ _GRAPHS = 8_000_000
 def calibrated(
     checkpoint: Checkpoint, options: OnnxOptions, samples: Samples, tokenizer: PromptTokenizer, done: Done | None = None
 ) -> OnnxOptions:
-    """Return options with smoothing of the vision tower, and 4-bit units rounded and kept in the cache.
+    """Return options with smoothing and ranges of the vision tower, and 4-bit units rounded and kept in the cache.
 
     The language model is rotated instead of smoothed: that spreads its outliers without any data.
 
@@ -50,7 +51,10 @@ def calibrated(
     plain = RewrittenWeights(checkpoint, config, rotation)
     vision = [unit for unit in smoothable_units(config) if unit.startswith("vision.") and unit in statistics.units]
     smoothing = smoothing_scales(statistics, plain, config, only=vision)
-    found = replace(options, smoothing=smoothing, calibration=f"{samples.describe()} ({_digest(samples)})")
+    scales = static_scales(statistics, smoothing)
+    found = replace(
+        options, smoothing=smoothing, static_scales=scales, calibration=f"{samples.describe()} ({_digest(samples)})"
+    )
     schemes = {unit: options.recipe.scheme_for(unit) for unit in plain.unit_names()}
     coarse = {unit: scheme for unit, scheme in schemes.items() if scheme.kind == INT4}
     if not coarse or options.cache is None:

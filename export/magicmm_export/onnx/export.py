@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from onnx import ModelProto
 
 from magicmm import Bundle, ErrorCode, MagicError
+from magicmm.openvino_runtime import require_openvino
 from magicmm_export.bundle_writer import GoldenInput, weights_identity
 from magicmm_export.graph import DataFile, GraphWriter
 from magicmm_export.isolated import seal_bundle
@@ -23,6 +25,7 @@ from magicmm_export.memory import return_freed_memory
 from magicmm_export.onnx.language import write_language
 from magicmm_export.onnx.linear import LinearWriter
 from magicmm_export.onnx.source import QuantisingSource
+from magicmm_export.onnx.static import check_static, no_ranges, static_vision
 from magicmm_export.onnx.tables import write_prefixes, write_tokens
 from magicmm_export.onnx.vision import write_vision
 from magicmm_export.packed_file import PackedFile
@@ -40,7 +43,8 @@ from magicmm_quant.weights import RewrittenWeights
 
 SEED = 0
 """Of the rotation's signs: the same checkpoint gives the same bundle."""
-
+OPENVINO_VISION = "onnx/vision.openvino.onnx"
+"""In the folder of the data file that it shares with the `vision` graph."""
 
 _UNCOUNTED = (
     "vision.class_embedding",
@@ -65,6 +69,8 @@ class OnnxOptions:
         image_size: Side of a tile; None = what the checkpoint says.
         model_id: Name of the bundle; None = that of the checkpoint's folder.
         smoothing: Scales by unit (SmoothQuant), from calibration.
+        openvino: Write a second vision graph for OpenVINO; needs calibration and a vision tower without 4-bit weights.
+        static_scales: Scales of what the vision units read, from calibration; only `openvino` uses them.
         calibration: What smoothing and rounding were computed from, in words; part of the cache's keys.
         cache: Where finished parts are kept between attempts.
     """
@@ -76,6 +82,8 @@ class OnnxOptions:
     image_size: int | None = None
     model_id: str | None = None
     smoothing: Mapping[str, Any] | None = None
+    openvino: bool = False
+    static_scales: Mapping[str, float] | None = None
     calibration: str = ""
     cache: PartCache | None = None
 
@@ -196,6 +204,9 @@ class _Exporter:
             prod(shape) * checkpoint.dtype(name).itemsize for name, shape in counted if name not in _UNCOUNTED
         )
         self._packed: dict[str, str] = {}
+        if options.openvino:
+            require_openvino()
+            check_static(options.recipe, self.weights)
         self.model_id = options.model_id or name.removesuffix(".magicmm")
 
     def write(self) -> dict[str, Any]:
@@ -203,7 +214,9 @@ class _Exporter:
         (self.staged / "onnx").mkdir()
         shutil.copyfile(self.checkpoint.folder / "tokenizer.json", self.staged / "tokenizer.json")
         roles = self._roles()  # first: it needs the most memory, and none is in use yet
-        self._graph("vision", write_vision)
+        vision = self._graph("vision", write_vision)
+        if self.options.openvino:
+            self._openvino_graph(vision)
         self._graph("language", write_language)
         rows, dim = self.config.language.vocab_size, self.config.dim
         row_bytes = dim * self.checkpoint.dtype("language.embed_tokens.weight").itemsize
@@ -212,7 +225,7 @@ class _Exporter:
         )
         return self._manifest(roles)
 
-    def _graph(self, part: str, write: Callable[..., None]) -> None:
+    def _graph(self, part: str, write: Callable[..., None]) -> ModelProto:
         options = self.options
         source = unit_source(
             self.checkpoint, self.weights, self.config, options, lambda unit, size: self._step(size, unit)
@@ -226,7 +239,16 @@ class _Exporter:
             data.path.unlink()
         if packed.close():
             self._packed[part] = f"onnx/{part}.q4"
-        path.write_bytes(graph.model().SerializeToString(deterministic=True))
+        model = graph.model()
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        return model
+
+    def _openvino_graph(self, vision: ModelProto) -> None:
+        scales = self.options.static_scales
+        if scales is None:
+            raise no_ranges()
+        model = static_vision(vision, scales, self.weights, self.config)
+        (self.staged / OPENVINO_VISION).write_bytes(model.SerializeToString(deterministic=True))
 
     def _roles(self) -> dict[str, Any]:
         builder = PromptBuilder(self.config, self.tokenizer)
@@ -256,7 +278,8 @@ class _Exporter:
     def _manifest(self, roles: dict[str, Any]) -> dict[str, Any]:
         config = self.config
         graphs = {part: f"onnx/{part}.onnx" for part in ("vision", "language")}
-        weights = sorted(path for path in self.staged.rglob("*") if path.is_file() and path.name != "tokenizer.json")
+        others = {self.staged / "tokenizer.json", self.staged / OPENVINO_VISION}  # no weights of their own
+        weights = sorted(path for path in self.staged.rglob("*") if path.is_file() and path not in others)
         return {
             "id": self.model_id,
             "title": f"Magic-MM-Embedding from {self.checkpoint.folder.name}",
@@ -275,6 +298,7 @@ class _Exporter:
             "roles": roles,
             "graphs": {"onnx": graphs},
             **({"packed": {"onnx": self._packed}} if self._packed else {}),
+            **({"alternatives": {"openvino": {"vision": OPENVINO_VISION}}} if self.options.openvino else {}),
             "quantisation": {
                 "vision": self._describe("vision"),
                 "language": self._describe("language"),

@@ -62,6 +62,14 @@ class Rows:
         return taken
 
 
+class Linears(Protocol):
+    """Adds the linears of a graph, each as one product however its weights are stored."""
+
+    def add(self, rows: Rows, unit: str) -> str:
+        """Add a unit's product: [m, in] -> [m, out]."""
+        ...
+
+
 class LinearWriter:
     """Adds the linears of a graph."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,9 @@ def measure_quality(
     manifest: Mapping[str, Any],
     scheme: str,
     done: Callable[[str], None] | None = None,
-) -> QualityReport:
-    """Embed the samples twice and compare.
+    runtimes: Sequence[str] = ("onnx",),
+) -> tuple[QualityReport, ...]:
+    """Embed the samples by the checkpoint and by the bundle, and compare.
 
     Args:
         checkpoint: The model.
@@ -37,22 +38,25 @@ def measure_quality(
         manifest: What its manifest will say.
         scheme: Name of the recipe, for the report.
         done: Called after each layer of the reference.
+        runtimes: What runs the bundle, as for `Embedder.open`.
 
     Returns:
-        The report; it gates nothing by itself.
+        A report for each runtime; they gate nothing by themselves.
     """
     inputs = prepare(samples, config, tokenizer)
     model = StreamedModel(checkpoint, config)
     visual = model.visual_tokens(inputs.tiles, done)
     reference = model.vectors(sequences(model, inputs, visual), done).numpy()
     count = len(samples.photos)
-    photos, texts = embed_staged(staged, manifest, samples.photos, samples.captions)
     given = [part for part, items in (("photo", samples.photos), ("query", samples.captions)) if items]
-    wanted, found = {"photo": reference[:count], "query": reference[count:]}, {"photo": photos, "query": texts}
-    return assess(
-        scheme,
-        samples.describe(),
-        {part: wanted[part] for part in given},
-        {part: found[part] for part in given},
-        samples.pairs,
-    )
+    wanted = {"photo": reference[:count], "query": reference[count:]}
+    reports = []
+    for runtime in runtimes:
+        photos, texts = embed_staged(staged, manifest, samples.photos, samples.captions, runtime)
+        found = {"photo": photos, "query": texts}
+        name = scheme if runtime == "onnx" else f"{scheme} on {runtime}"
+        references = {part: wanted[part] for part in given}
+        reports.append(
+            assess(name, samples.describe(), references, {part: found[part] for part in given}, samples.pairs)
+        )
+    return tuple(reports)

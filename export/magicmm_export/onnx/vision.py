@@ -10,12 +10,12 @@ import numpy as np
 from onnx import TensorProto
 
 from magicmm_export.graph import CONTRIB, GraphWriter
-from magicmm_export.onnx.linear import LinearWriter, Rows
+from magicmm_export.onnx.linear import Linears, Rows
 from magicmm_model.config import ModelConfig
 from magicmm_quant.weights import RewrittenWeights
 
 
-def write_vision(graph: GraphWriter, linears: LinearWriter, weights: RewrittenWeights, config: ModelConfig) -> None:
+def write_vision(graph: GraphWriter, linears: Linears, weights: RewrittenWeights, config: ModelConfig) -> None:
     """Add input, nodes and output of the whole graph.
 
     Input `pixels` uint8 [n, side, side, 3]; output `visual` float32 [n, tile_tokens, dim].
@@ -31,9 +31,7 @@ def write_vision(graph: GraphWriter, linears: LinearWriter, weights: RewrittenWe
     graph.output(visual, TensorProto.FLOAT, ("n", config.tile_tokens, config.dim))
 
 
-def _embed(
-    graph: GraphWriter, linears: LinearWriter, weights: RewrittenWeights, config: ModelConfig, pixels: str
-) -> str:
+def _embed(graph: GraphWriter, linears: Linears, weights: RewrittenWeights, config: ModelConfig, pixels: str) -> str:
     """Pixels to rows [n x s, hidden], class token first."""
     grid, patch, hidden = config.vision.grid, config.vision.patch_size, config.vision.hidden_size
     floats = graph.node("Cast", pixels, to=TensorProto.FLOAT)
@@ -51,7 +49,7 @@ def _embed(
 
 
 def _layer(
-    graph: GraphWriter, linears: LinearWriter, weights: RewrittenWeights, config: ModelConfig, name: str, state: str
+    graph: GraphWriter, linears: Linears, weights: RewrittenWeights, config: ModelConfig, name: str, state: str
 ) -> str:
     hidden = config.vision.hidden_size
     normed = Rows(layer_norm(graph, weights, f"{name}.norm1", state, config.vision.norm_eps))
@@ -71,9 +69,7 @@ def _layer(
     return graph.node("Add", state, linears.add(inner, f"{name}.fc2"), name=name)
 
 
-def _connect(
-    graph: GraphWriter, linears: LinearWriter, weights: RewrittenWeights, config: ModelConfig, patches: str
-) -> str:
+def _connect(graph: GraphWriter, linears: Linears, weights: RewrittenWeights, config: ModelConfig, patches: str) -> str:
     """Compress and unshuffle the grid, [n x grid x grid, hidden] -> [n x tile_tokens, dim], and run the connector."""
     grid, hidden = config.vision.grid, config.vision.hidden_size
     if config.compression == 2:

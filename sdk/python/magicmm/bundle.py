@@ -97,15 +97,19 @@ class Bundle:
         if wrong:
             raise _invalid(f"{self.path}: the content of {', '.join(wrong)} is not what the manifest lists.")
 
-    def verify(self, threads: int = 0) -> VerifyReport:
+    def verify(self, threads: int = 0, runtime: str = "onnx") -> VerifyReport:
         """Hash every file, run the golden cases and say how far this machine drifts from them.
+
+        Args:
+            threads: 0 uses all physical cores.
+            runtime: As for `Embedder.open`.
 
         Raises:
             MagicError: `bundle_invalid` when a hash differs; drift is reported, not raised.
         """
         from magicmm.verify import verify_bundle  # the embedder (onnxruntime) is needed only here
 
-        return verify_bundle(self, threads)
+        return verify_bundle(self, threads, runtime=runtime)
 
     def _check_file(self, name: str) -> None:
         path = self.path / name

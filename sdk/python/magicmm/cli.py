@@ -101,6 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("folders", nargs="+", metavar="DIR", help="folders that were indexed")
 
     verb = _verb(verbs, "verify", "check a bundle's hashes and run its golden cases here")
+    _add_runtime(verb)
     verb.add_argument("bundle", nargs="?", metavar="BUNDLE", help="a NAME.magicmm folder; none = the built-in model")
 
     verb = _verb(verbs, "info", "say what a bundle is")
@@ -129,7 +130,13 @@ def _bundle_options() -> argparse.ArgumentParser:
     options = argparse.ArgumentParser(add_help=False)
     options.add_argument("--bundle", metavar="PATH", help="a NAME.magicmm folder (default: the built-in model)")
     options.add_argument("--threads", type=_count, default=0, metavar="N", help="threads of the model (0 = all cores)")
+    _add_runtime(options)
     return options
+
+
+def _add_runtime(options: argparse.ArgumentParser) -> None:
+    choices = ("onnx", "openvino")
+    options.add_argument("--runtime", choices=choices, default="onnx", help="what runs the model (default: onnx)")
 
 
 def _hit_options() -> argparse.ArgumentParser:

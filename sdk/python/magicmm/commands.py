@@ -112,7 +112,7 @@ def run_doctor(options: Namespace) -> int:
     """Check everything; fail when something needs the user."""
     from magicmm.doctor import examine
 
-    findings = examine(_index_path(options), options.bundle, options.threads)
+    findings = examine(_index_path(options), options.bundle, options.threads, options.runtime)
     if options.json:
         _write_json({"findings": [finding.as_dict() for finding in findings]})
     else:
@@ -167,7 +167,7 @@ def run_forget(options: Namespace) -> int:
 
 def run_verify(options: Namespace) -> int:
     """Check a bundle here."""
-    report = _bundle(options.bundle).verify()
+    report = _bundle(options.bundle).verify(runtime=options.runtime)
     if options.json:
         checks = [{"name": c.name, "inputs_equal": c.inputs_equal, "cosine": c.cosine} for c in report.checks]
         _write_json({"passes": report.passes, "files": report.files, "bytes": report.bytes, "checks": checks})
@@ -200,7 +200,7 @@ def run_info(options: Namespace) -> int:
         "architecture": bundle.manifest.architecture.replace("_", " "),
         "dimensions": bundle.manifest.dim,
         "size": f"{bundle.total_bytes / 1e6:.1f} MB in {len(bundle.manifest.files)} files",
-        "runtimes": ", ".join(bundle.manifest.graphs),
+        "runtimes": ", ".join([*bundle.manifest.graphs, *bundle.manifest.alternatives]),
         "photo": f"{bundle.manifest.image.side} px, views: {', '.join(bundle.manifest.image.views)}",
         "text": f"at most {bundle.manifest.text.max_tokens} tokens",
         "roles": ", ".join(bundle.manifest.roles),
@@ -216,7 +216,8 @@ def _open_gallery(options: Namespace, sources: Sequence[Any] = ()) -> Gallery:
     from magicmm.embedder import Embedder
     from magicmm.gallery import Gallery
 
-    embedder = Embedder.open(getattr(options, "bundle", None), getattr(options, "threads", 0))
+    threads, runtime = getattr(options, "threads", 0), getattr(options, "runtime", "onnx")
+    embedder = Embedder.open(getattr(options, "bundle", None), threads, runtime)
     return Gallery.open(_index_path(options), embedder, sources)
 
 

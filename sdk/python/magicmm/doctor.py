@@ -44,13 +44,15 @@ class Finding:
         return asdict(self)
 
 
-def examine(index_path: Path, bundle_path: str | os.PathLike[str] | None, threads: int = 0) -> list[Finding]:
+def examine(
+    index_path: Path, bundle_path: str | os.PathLike[str] | None, threads: int = 0, runtime: str = "onnx"
+) -> list[Finding]:
     """Check everything that can be wrong; changes nothing."""
     findings: list[Finding] = []
     bundle = None
     try:
         bundle = Bundle.default() if bundle_path is None else Bundle.load(bundle_path)
-        findings += _examine_bundle(bundle, threads)
+        findings += _examine_bundle(bundle, threads, runtime)
     except MagicError as error:
         findings.append(Finding("fail", "model", error.message, error.remedy))
     findings.append(
@@ -68,8 +70,8 @@ def examine(index_path: Path, bundle_path: str | os.PathLike[str] | None, thread
     return findings
 
 
-def _examine_bundle(bundle: Bundle, threads: int) -> Iterator[Finding]:
-    report = bundle.verify(threads)
+def _examine_bundle(bundle: Bundle, threads: int, runtime: str) -> Iterator[Finding]:
+    report = bundle.verify(threads, runtime)
     name = f"{bundle.manifest.id} ({bundle.total_bytes / 1e6:.1f} MB)"
     if report.passes:
         yield Finding("ok", "model", f"{name}: hashes right, golden cases at cosine {report.least_cosine:.6f}.")

@@ -13,6 +13,7 @@ from magicmm.bundle import Bundle
 from magicmm.encoders import make_encoder
 from magicmm.errors import ErrorCode, MagicError
 from magicmm.reading import read_photo
+from magicmm.runtime import OPENVINO, check_runtime
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,10 +49,16 @@ class Embedder:
     def open(
         cls, bundle: Bundle | str | os.PathLike[str] | None = None, threads: int = 0, runtime: str = "onnx"
     ) -> Embedder:
-        """Open a bundle (None = the built-in one); `threads` = 0 uses all physical cores.
+        """Open a bundle; its graphs load on first use.
+
+        Args:
+            bundle: A folder or an opened bundle; None = the built-in one.
+            threads: 0 uses all physical cores.
+            runtime: "onnx", or "openvino": graphs that the bundle has for OpenVINO run there, all others on "onnx".
 
         Raises:
-            MagicError: `bundle_invalid`, `bundle_too_new`, or `argument_invalid` for negative threads.
+            MagicError: `bundle_invalid`, `bundle_too_new`, `argument_invalid` for negative threads, or `runtime_failed`
+                when OpenVINO is not installed or the bundle has no graph for it.
         """
         if threads < 0:
             raise MagicError(ErrorCode.ARGUMENT_INVALID, f"threads is {threads}.", "Use 0 (all cores) or more.")
@@ -59,6 +66,8 @@ class Embedder:
             bundle = Bundle.default()
         elif not isinstance(bundle, Bundle):
             bundle = Bundle.load(bundle)
+        if runtime == OPENVINO:  # a text search would find out only at its first photo
+            check_runtime(bundle, runtime)
         return cls(bundle, make_encoder(bundle, threads, runtime))
 
     @property

@@ -88,6 +88,7 @@ class Manifest:
     composed_text_weight: float | None
     graphs: Mapping[str, Mapping[str, str]]
     packed: Mapping[str, Mapping[str, str]]
+    alternatives: Mapping[str, Mapping[str, str]]
     quantisation: Mapping[str, str]
     golden: str
     files: Mapping[str, FileEntry]
@@ -132,6 +133,10 @@ def _manifest(top: _Section, raw: dict[str, Any]) -> Manifest:
     for runtime, parts_packed in packed.items():
         if unknown := set(parts_packed) - set(graphs.get(runtime, {})):
             raise _invalid(f"packed.{runtime} names {', '.join(sorted(unknown))}, which graphs does not.")
+    alternatives = _files_by_part(top, "alternatives", files) if "alternatives" in top.value else {}
+    for runtime, parts_given in alternatives.items():
+        if unknown := set(parts_given) - set(parts):
+            raise _invalid(f"alternatives.{runtime} names {', '.join(sorted(unknown))}, which is no part.")
     roles = {name: _role(entry, files) for name, entry in top.sections("roles")}
     if missing := {"photo", "query"} - set(roles):
         raise _invalid(f"roles lacks {', '.join(sorted(missing))}.")
@@ -150,6 +155,7 @@ def _manifest(top: _Section, raw: dict[str, Any]) -> Manifest:
         composed_text_weight=top.section("composed").get("text_weight", float) if is_dual else None,
         graphs=graphs,
         packed=packed,
+        alternatives=alternatives,
         quantisation={key: str(value) for key, value in top.section("quantisation").value.items()},
         golden=_listed(files, top.get("golden", str)),
         files=files,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from magicmm import openvino_runtime
 from magicmm.errors import ErrorCode, MagicError
 from magicmm.onnx_files import INT8, ExternalTensor, external_tensors
 from magicmm.packed import UNSTORED_OFFSET, read_packed
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 _FIRST_SAFE_RELEASE = (1, 32)
 
 
+OPENVINO = "openvino"
+"""The one runtime beside "onnx"; it runs alternative graphs of a bundle."""
+
+
 class Session(Protocol):
     """One loaded graph. `run` may be called from several threads."""
 
@@ -38,22 +43,73 @@ class Session(Protocol):
         ...
 
 
+def check_runtime(bundle: Bundle, runtime: str) -> None:
+    """Check that this SDK has a runtime and that the bundle has a graph for it; nothing is loaded.
+
+    Raises:
+        MagicError: `runtime_failed`.
+    """
+    graphs, alternatives = bundle.manifest.graphs, bundle.manifest.alternatives
+    if runtime == OPENVINO and "onnx" in graphs:
+        if not alternatives.get(runtime):
+            raise MagicError(
+                ErrorCode.RUNTIME_FAILED,
+                f"{bundle.path} has no graph for OpenVINO.",
+                "Leave out the runtime, or export the bundle with --openvino and --calibrate PHOTOS.",
+            )
+        openvino_runtime.require_openvino()
+    elif runtime not in graphs or runtime != "onnx":
+        raise MagicError(
+            ErrorCode.RUNTIME_FAILED,
+            f"Runtime {runtime!r} cannot run {bundle.path}: its graphs are for {', '.join(sorted(graphs)) or 'none'}.",
+            "This SDK runs 'onnx'; export the bundle with --runtime onnx.",
+        )
+
+
 def open_session(bundle: Bundle, part: str, threads: int, runtime: str) -> Session:
     """Load one graph of a bundle.
+
+    Args:
+        bundle: Where it lies.
+        part: "vision", "language", "image" or "text".
+        threads: 0 takes all physical cores.
+        runtime: "onnx"; "openvino" runs the parts that the bundle has an alternative of on OpenVINO.
 
     Raises:
         MagicError: `runtime_failed` for a runtime that the bundle has no graphs for, or that refuses the graph;
             `bundle_invalid` for a graph that reads a file which the manifest does not list, and for packed weights
             that are broken or are not those that the graph declares.
     """
-    graphs = bundle.manifest.graphs
-    if runtime not in graphs or runtime != "onnx":
-        raise MagicError(
-            ErrorCode.RUNTIME_FAILED,
-            f"Runtime {runtime!r} cannot run {bundle.path}: its graphs are for {', '.join(sorted(graphs)) or 'none'}.",
-            "This SDK runs 'onnx'; export the bundle with --runtime onnx.",
-        )
-    name = graphs[runtime][part]
+    check_runtime(bundle, runtime)
+    alternative = alternative_graph(bundle, part, runtime)
+    if alternative is not None:
+        return openvino_runtime.OpenvinoSession(alternative, threads)
+    name = bundle.manifest.graphs["onnx"][part]
+    path = bundle.file(name)
+    tensors = _checked_tensors(bundle, name)
+    packed = bundle.manifest.packed.get("onnx", {}).get(part)
+    if packed is None:
+        return OnnxSession(path, threads)
+    declared = [tensor for tensor in tensors if packed in [_beside(name, other) for other in tensor.all("location")]]
+    return OnnxSession(path, threads, read_packed(bundle.file(packed), _unstored_shapes(name, declared)))
+
+
+def alternative_graph(bundle: Bundle, part: str, runtime: str) -> Path | None:
+    """Return the graph of a part that the bundle has for another runtime, or None.
+
+    Raises:
+        MagicError: `bundle_invalid` when it reads a file which the manifest does not list; `runtime_failed` when it is
+            no ONNX graph.
+    """
+    name = bundle.manifest.alternatives.get(runtime, {}).get(part)
+    if name is None:
+        return None
+    _checked_tensors(bundle, name)
+    return bundle.file(name)
+
+
+def _checked_tensors(bundle: Bundle, name: str) -> list[ExternalTensor]:
+    """Return the tensors that a graph keeps in other files, all of which the bundle lists."""
     path = bundle.file(name)
     try:
         tensors = external_tensors(path)
@@ -62,11 +118,7 @@ def open_session(bundle: Bundle, part: str, threads: int, runtime: str) -> Sessi
     for tensor in tensors:
         for other in tensor.all("location"):
             bundle.file(_beside(name, other))
-    packed = bundle.manifest.packed.get(runtime, {}).get(part)
-    if packed is None:
-        return OnnxSession(path, threads)
-    declared = [tensor for tensor in tensors if packed in [_beside(name, other) for other in tensor.all("location")]]
-    return OnnxSession(path, threads, read_packed(bundle.file(packed), _unstored_shapes(name, declared)))
+    return tensors
 
 
 def _beside(graph: str, location: str) -> str:

@@ -14,7 +14,7 @@ from magicmm.embedder import Embedder
 from magicmm.errors import ErrorCode, MagicError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -69,7 +69,10 @@ class VerifyReport:
 
 
 def verify_bundle(
-    bundle: Bundle, threads: int = 0, embed: Callable[[Sequence[Query]], Matrix] | None = None
+    bundle: Bundle,
+    threads: int = 0,
+    embed: Callable[[Sequence[Query]], Matrix] | None = None,
+    runtime: str = "onnx",
 ) -> VerifyReport:
     """Hash every file and run every golden case.
 
@@ -77,17 +80,18 @@ def verify_bundle(
         bundle: What to verify.
         threads: Of the model; 0 takes all physical cores.
         embed: What runs the queries; None = an `Embedder`, as on a user's machine.
+        runtime: As for `Embedder.open`.
 
     Raises:
         MagicError: `bundle_invalid` for a wrong hash or an unreadable golden file, `runtime_failed`.
     """
     bundle.check_hashes()
-    embedder = Embedder.open(bundle, threads)
+    embedder = Embedder.open(bundle, threads, runtime)
     try:
         cases = json.loads(bundle.file(bundle.manifest.golden).read_text(encoding="utf-8"))["cases"]
         queries = [_query(bundle, case) for case in cases]
         vectors = embed(queries) if embed else [embedder.embed_query(*query) for query in queries]
-        checks = tuple(map(partial(_check, embedder), cases, queries, vectors))
+        checks = tuple(map(partial(_check, embedder, runtime), cases, queries, vectors))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise MagicError(
             ErrorCode.BUNDLE_INVALID,
@@ -100,7 +104,7 @@ def verify_bundle(
 
 
 def golden_case(
-    embedder: Embedder, name: str, text: str | None, image: tuple[str, Any] | None, vector: Vector
+    embedder: Embedder, name: str, text: str | None, image: tuple[str, Any] | None, vectors: Mapping[str, Vector]
 ) -> dict[str, Any]:
     """Return one case for `golden/cases.json`: the inputs, what they become, and the vector.
 
@@ -109,7 +113,7 @@ def golden_case(
         name: The case's name.
         text: The words, if any.
         image: The name of a raw RGB file inside the bundle and its uint8 [h, w, 3] content, if any.
-        vector: Of the two, by the same model.
+        vectors: Of the two, by the same model: "onnx", and each runtime that the bundle has an alternative for.
     """
     case: dict[str, Any] = {"name": name}
     if text is not None:
@@ -117,7 +121,9 @@ def golden_case(
     if image is not None:
         file, rgb = image
         case |= {"image": file, "height": rgb.shape[0], "width": rgb.shape[1], "pixels_sha256": _digest(embedder, rgb)}
-    return case | {"vector": [round(float(value), 7) for value in vector]}
+    rounded = {runtime: [round(float(value), 7) for value in vector] for runtime, vector in vectors.items()}
+    case["vector"] = rounded.pop("onnx")
+    return case | ({"alternatives": rounded} if rounded else {})
 
 
 def _query(bundle: Bundle, case: dict[str, Any]) -> Query:
@@ -127,13 +133,13 @@ def _query(bundle: Bundle, case: dict[str, Any]) -> Query:
     return case.get("text"), raw.reshape(case["height"], case["width"], 3)
 
 
-def _check(embedder: Embedder, case: dict[str, Any], query: Query, vector: Vector) -> GoldenCheck:
+def _check(embedder: Embedder, runtime: str, case: dict[str, Any], query: Query, vector: Vector) -> GoldenCheck:
     (text, rgb), equal = query, True
     if text is not None:
         equal &= embedder.token_ids(text) == case["ids"]
     if rgb is not None:
         equal &= _digest(embedder, rgb) == case["pixels_sha256"]
-    golden = np.array(case["vector"], dtype=np.float64)
+    golden = np.array(case.get("alternatives", {}).get(runtime, case["vector"]), dtype=np.float64)
     if not np.isfinite(golden).all() or not golden.any():
         raise ValueError(f"the vector of {case['name']!r} has no direction")
     cosine = vector.astype(np.float64) @ golden / np.linalg.norm(golden)
