@@ -1,0 +1,1 @@
+"""Readers of public benchmarks in their public layouts, one a file."""
