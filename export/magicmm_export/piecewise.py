@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from magicmm import Bundle
 
 Values = dict[str, NDArray[Any]]
-PIECE_BYTES = 96_000_000
+PIECE_BYTES = 32_000_000
 """Weights of a piece; a node with larger ones is a piece of its own."""
 
 

@@ -27,7 +27,9 @@ class LanguageModel(nn.Module):
         super().__init__()
         self.config = config
         self.head = head
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        # Not filled with random numbers: on the meta device that imports sympy, which takes 150 MB.
+        table = torch.empty(config.vocab_size, config.hidden_size)
+        self.embed_tokens = nn.Embedding.from_pretrained(table, freeze=False)
         self.layers = nn.ModuleList(LanguageLayer(config) for _ in range(config.layers))
         self.norm = RmsNorm(config.hidden_size, config.norm_eps)
         if head is Head.UNTIED:

@@ -147,7 +147,6 @@ class TrainingStage(Strict):
         max_bad_share: Share of samples that may be skipped as broken before the run stops.
         max_tokens: Longest sequence.
         quantised_forward: Train against rounded weights (straight-through), so that int8 or int4 loses less.
-        devices: For plans: accelerators of this stage; None = the hardware's.
         known_hours: For plans: device-hours that this stage took elsewhere, to compare with.
     """
 
@@ -165,7 +164,6 @@ class TrainingStage(Strict):
     max_bad_share: Share = 0.01
     max_tokens: Count = 1024
     quantised_forward: Literal["int8", "int4"] | None = None
-    devices: Count | None = None
     known_hours: Annotated[float, Field(gt=0)] | None = None
 
 
