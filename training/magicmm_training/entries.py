@@ -168,5 +168,7 @@ def image_bytes(image: ImageSource) -> bytes:
         return image.read_bytes()
     except OSError as error:
         raise MagicError(
-            ErrorCode.IMAGE_INVALID, f"{image} cannot be read: {error.strerror or error}.", "Restore it, or drop the row."
+            ErrorCode.IMAGE_INVALID,
+            f"{image} cannot be read: {error.strerror or error}.",
+            "Restore it, or drop the row.",
         ) from None

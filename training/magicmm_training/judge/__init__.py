@@ -1,0 +1,1 @@
+"""A vision-language model decides which top candidates really answer a query (paper 3.3)."""

@@ -1,0 +1,21 @@
+"""Names for weights: two models share one exactly when every parameter is equal, bit for bit."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from magicmm_model.model import MagicModel
+
+
+def model_fingerprint(model: MagicModel) -> str:
+    """Return 32 hex digits for the configuration and all parameters of a model that is not sharded."""
+    digest = hashlib.sha256(repr(model.config).encode())
+    for name, parameter in model.named_parameters():
+        digest.update(repr((name, str(parameter.dtype), tuple(parameter.shape))).encode())
+        numbers = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+        digest.update(numbers.numpy().data)
+    return digest.hexdigest()[:32]
