@@ -13,7 +13,7 @@ import pytest
 from tiny_bundles import dual_bundle
 
 ROOT = Path(__file__).resolve().parent.parent
-PROGRAMS = ("search", "cold_start", "sync", "model_2b", "export_2b", "latency_2b")
+PROGRAMS = ("search", "cold_start", "sync", "model_2b", "export_2b", "latency_2b", "train_throughput")
 REAL_SIZE = ("model_2b", "export_2b", "latency_2b")
 """Their goals mean nothing at a tiny size."""
 

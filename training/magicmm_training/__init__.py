@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from importlib import util
 
-_NEEDED = ("torch", "accelerate", "peft", "pyarrow", "pydantic", "tyro", "yaml")
+_NEEDED = ("torch", "accelerate", "peft", "pyarrow", "pydantic", "yaml")
 _MISSING = [name for name in _NEEDED if util.find_spec(name) is None]
 if _MISSING:
     raise ImportError(f"magicmm_training needs {', '.join(_MISSING)}: pip install 'magicmm[training]'")

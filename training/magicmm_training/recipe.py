@@ -120,7 +120,7 @@ class Batch(Strict):
     """How many samples make a step.
 
     Attributes:
-        per_device: Pairs (or packed sequences) that one process puts into a step.
+        per_device: Pairs or instruction samples that one process puts into a step.
         micro: Of these, how many go through the model at once: GradCache for contrastive stages, gradient
             accumulation for others. None = all.
         single_source: Batches hold one data set only.

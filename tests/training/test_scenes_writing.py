@@ -1,0 +1,146 @@
+"""The written data set: the same each time, split without overlap, and readable by our readers."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from magicmm.errors import ErrorCode, MagicError
+from magicmm_training.data.registry import open_conversations, open_pairs
+from magicmm_training.recipe import Source
+from magicmm_training.scenes import Sizes, Truth, write_scenes
+from magicmm_training.scenes.drawing import CELL, SIDE, draw
+from magicmm_training.scenes.splits import make_splits, shown_scenes
+from magicmm_training.scenes.world import COLOURS, Scene, Thing
+
+SIZES = Sizes(captions=60, changes=30, samples=60, test=20)
+GROUPS = {"t2i": ("T->I", "MSCOCO"), "i2t": ("I->T", "MSCOCO"), "it2i": ("IT->I", "CIRR")}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("data") / "scenes"
+    write_scenes(out, SIZES, seed=3)
+    return out
+
+
+def source(name: str) -> Source:
+    task = name.split("-")[1]
+    group, row = GROUPS[task]
+    return Source(name=name, format="pairs", path=f"scenes/{name}.jsonl", group=group, instructions=row)
+
+
+def test_a_second_run_writes_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+    write_scenes(tmp_path / "again", SIZES, seed=3)
+    names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    assert names == sorted(p.relative_to(tmp_path / "again") for p in (tmp_path / "again").rglob("*") if p.is_file())
+    assert all((folder / name).read_bytes() == (tmp_path / "again" / name).read_bytes() for name in names)
+
+
+def test_another_seed_makes_other_scenes(folder: Path, tmp_path: Path) -> None:
+    write_scenes(tmp_path / "other", SIZES, seed=4)
+    name = "test-t2i.jsonl"
+    assert (folder / name).read_text() != (tmp_path / "other" / name).read_text()
+
+
+def test_an_existing_folder_is_left_alone(folder: Path) -> None:
+    with pytest.raises(MagicError) as failure:
+        write_scenes(folder, SIZES)
+    assert failure.value.code is ErrorCode.ARGUMENT_INVALID
+    assert not list(folder.parent.glob("*.partial-*"))
+
+
+def test_training_and_test_share_no_scene_and_training_holds_no_unseen_combination() -> None:
+    train, test = make_splits(Sizes(captions=400, changes=200, test=60), seed=1)
+    assert not shown_scenes(train) & shown_scenes(test)
+    assert not any(scene.is_held_out for scene in shown_scenes(train))
+    assert sum(pair.scene.is_held_out for pair in test.captions) == 30
+    assert sum(edit.after.is_held_out for edit in test.changes) == 30
+
+
+def test_instruction_pictures_show_no_test_scene(folder: Path) -> None:
+    from random import Random
+
+    from magicmm_training.scenes.samples import instruction_samples
+
+    truth = Truth.open(folder)
+    hidden = shown_scenes(truth.split("test"))
+    samples = instruction_samples(200, Random("x"), lambda scene: not scene.is_held_out and scene not in hidden)
+    scenes = [scene for sample in samples for scene in sample.scenes]
+    assert len(scenes) > 200
+    assert not hidden & set(scenes) and not any(scene.is_held_out for scene in scenes)
+
+
+@pytest.mark.parametrize("name", [f"{split}-{task}" for split in ("train", "test") for task in GROUPS])
+def test_pairs_are_read_with_the_papers_instructions(folder: Path, name: str) -> None:
+    pairs = open_pairs(source(name), folder.parent)
+    task = name.split("-")[1]
+    wanted = SIZES.test if name.startswith("test") else SIZES.changes if task == "it2i" else SIZES.captions
+    assert len(pairs) == wanted
+    pair = pairs[wanted - 1]
+    assert (pair.query.text is None) == (task == "i2t") and (pair.query.image is None) == (task == "t2i")
+    assert (pair.positive.image is None) == (task == "i2t")
+    for entry in (pair.query, pair.positive):
+        if entry.image is not None:
+            assert isinstance(entry.image, Path)
+            with Image.open(entry.image) as picture:
+                assert picture.size == (SIDE, SIDE)
+
+
+def test_conversations_are_read_and_cover_all_kinds(folder: Path) -> None:
+    chats = open_conversations(
+        Source(name="look", format="instructions", path="scenes/train-instructions.jsonl"), folder.parent
+    )
+    assert len(chats) == SIZES.samples
+    kinds: Counter[str] = Counter()
+    for place in range(len(chats)):
+        chat = chats[place]
+        assert [turn.speaker for turn in chat.turns] == ["user", "assistant"] * (len(chat.turns) // 2)
+        assert sum(turn.text.count("<image>") for turn in chat.turns) == len(chat.images)
+        kinds[chat.turns[1].text if chat.turns[1].text in ("yes", "no") else "other"] += 1
+    assert min(kinds.values()) > 5, kinds
+
+
+def test_truth_knows_that_several_pictures_fit_a_caption(folder: Path) -> None:
+    truth = Truth.open(folder)
+    for task in GROUPS:
+        matrix = truth.matrix(f"test-{task}")
+        assert matrix.shape == (SIZES.test, SIZES.test) and matrix.diagonal().all()
+        assert not matrix.all()
+    words, pictures = truth.matrix("train-t2i"), truth.matrix("train-i2t")
+    assert np.array_equal(words, pictures.T)
+    assert (words.sum(1) > 1).mean() > 0.3, "false negatives are what the judge is for"
+    rows = [json.loads(line) for line in (folder / "train-t2i.jsonl").read_text().splitlines()]
+    assert [row["query"]["text"] for row in rows] == [pair.words for pair in truth.split("train").captions]
+
+
+def test_truth_refuses_scenes_of_another_making(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(MagicError) as failure:
+        Truth.open(tmp_path)
+    assert failure.value.code is ErrorCode.SOURCE_UNAVAILABLE
+    facts = json.loads((folder / "scenes.json").read_text())
+    facts["last_words"][0] = "something else"
+    (tmp_path / "scenes.json").write_text(json.dumps(facts))
+    with pytest.raises(MagicError) as failure:
+        Truth.open(tmp_path)
+    assert failure.value.code is ErrorCode.ARGUMENT_INVALID
+
+
+@pytest.mark.parametrize("colour", COLOURS)
+def test_things_are_drawn_in_their_cell_in_their_colour(colour: str) -> None:
+    scene = Scene((Thing(0, 1, "square", colour, "large"),))
+    pixels = np.asarray(draw(scene, "look")).astype(int)
+    assert pixels.shape == (SIDE, SIDE, 3)
+    middle = pixels[CELL // 2, CELL + CELL // 2]
+    strongest = {"red": {0}, "green": {1}, "blue": {2}, "yellow": {0, 1}, "purple": {0, 2}}[colour]
+    assert int(middle.argmax()) in strongest
+    same = np.abs(pixels - middle).sum(2) == 0
+    assert same.sum() > 200, "a large square covers many pixels"
+    rows, columns = np.nonzero(same)
+    assert rows.max() < CELL and columns.min() >= CELL
+    assert not np.array_equal(pixels, np.asarray(draw(scene, "another look")))

@@ -1,0 +1,130 @@
+"""Pairs of training and test, made from scenes that never occur in both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+from magicmm_training.scenes.changes import change
+from magicmm_training.scenes.statements import say
+from magicmm_training.scenes.world import Scene, neighbours, random_scene
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from magicmm_training.scenes.changes import Change
+    from magicmm_training.scenes.statements import Statement
+
+FAMILY = 2
+"""Scenes of a family differ in a single respect: the natural hard negatives of retrieval."""
+HELD_OUT_SHARE = 0.5
+"""Of the test's scenes, so many hold a combination that training never shows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much there is.
+
+    Attributes:
+        captions: Training pairs of caption and picture, used in both directions.
+        changes: Training pairs of picture with change, and picture.
+        samples: Instruction samples.
+        test: Test pairs of each of the three tasks.
+    """
+
+    captions: int = 4000
+    changes: int = 2000
+    samples: int = 24000
+    test: int = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Captioned:
+    """A scene, a statement that is true of it, and the words for it."""
+
+    scene: Scene
+    statement: Statement
+    words: str
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """All pairs of training or of test; a pair's id is its place."""
+
+    captions: tuple[Captioned, ...]
+    changes: tuple[Change, ...]
+
+
+def make_splits(sizes: Sizes, seed: int) -> tuple[Split, Split]:
+    """Return training and test."""
+    test, train = Random(f"test {seed}"), Random(f"train {seed}")  # noqa: S311, no secrets here
+    shown: set[Scene] = set()
+    novel = round(sizes.test * HELD_OUT_SHARE)
+    parts: tuple[tuple[int, Callable[[Scene], bool]], ...] = (
+        (novel, lambda scene: scene.is_held_out),
+        (sizes.test - novel, lambda scene: not scene.is_held_out),
+    )
+    captions = [pair for count, allowed in parts for pair in captioned(count, test, allowed, shown)]
+    changes = [edit for count, allowed in parts for edit in changed(count, test, allowed, shown)]
+    taken = set(shown)
+    return Split(
+        tuple(captioned(sizes.captions, train, lambda scene: not scene.is_held_out, taken)),
+        tuple(changed(sizes.changes, train, lambda scene: not scene.is_held_out, taken)),
+    ), Split(tuple(captions), tuple(changes))
+
+
+def shown_scenes(split: Split) -> set[Scene]:
+    """Return all scenes of which a split has pictures."""
+    edits = {scene for edit in split.changes for scene in (edit.before, edit.after)}
+    return {pair.scene for pair in split.captions} | edits
+
+
+def captioned(count: int, random: Random, allowed: Callable[[Scene], bool], taken: set[Scene]) -> list[Captioned]:
+    """Return captioned scenes in families, no scene and no caption twice.
+
+    Args:
+        count: How many.
+        random: Decides everything.
+        allowed: Which scenes may be shown.
+        taken: Scenes that may not occur again; those of the result are added.
+    """
+    found: list[Captioned] = []
+    said: set[str] = set()
+    for scene in _families(random, lambda scene: allowed(scene) and scene not in taken):
+        statement = say(scene, random)
+        words = statement.words(random)
+        if words in said or scene in taken:
+            continue
+        said.add(words)
+        taken.add(scene)
+        found.append(Captioned(scene, statement, words))
+        if len(found) == count:
+            break
+    return found
+
+
+def changed(count: int, random: Random, allowed: Callable[[Scene], bool], taken: set[Scene]) -> list[Change]:
+    """Return changes of scenes in families of the same picture before, no scene after twice; see `captioned`."""
+    found: list[Change] = []
+    while len(found) < count:
+        before = random_scene(random)
+        if not allowed(before) or before in taken:
+            continue
+        for _ in range(FAMILY):
+            one = change(before, random)
+            if one is not None and allowed(one.after) and one.after not in taken and len(found) < count:
+                taken |= {before, one.after}
+                found.append(one)
+    return found
+
+
+def _families(random: Random, wanted: Callable[[Scene], bool]) -> Iterator[Scene]:
+    while True:
+        first = random_scene(random)
+        if not wanted(first):
+            continue
+        yield first
+        near = neighbours(first, random)
+        for _ in range(FAMILY - 1):
+            yield next(scene for scene in near if wanted(scene))
