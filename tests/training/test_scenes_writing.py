@@ -5,18 +5,22 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from magicmm.errors import ErrorCode, MagicError
+from magicmm_model.instructions import TaskGroup
 from magicmm_training.data.registry import open_conversations, open_pairs
 from magicmm_training.recipe import Source
 from magicmm_training.scenes import Sizes, Truth, write_scenes
+from magicmm_training.scenes.cases import make_case
 from magicmm_training.scenes.drawing import CELL, SIDE, draw
+from magicmm_training.scenes.samples import looking_samples, matching_samples
 from magicmm_training.scenes.splits import make_splits, shown_scenes
-from magicmm_training.scenes.world import COLOURS, Scene, Thing
+from magicmm_training.scenes.world import COLOURS, Scene, Thing, random_scene
 
 SIZES = Sizes(captions=60, changes=30, samples=60, test=20)
 GROUPS = {"t2i": ("T->I", "MSCOCO"), "i2t": ("I->T", "MSCOCO"), "it2i": ("IT->I", "CIRR")}
@@ -55,6 +59,24 @@ def test_an_existing_folder_is_left_alone(folder: Path) -> None:
     assert not list(folder.parent.glob("*.partial-*"))
 
 
+@pytest.mark.parametrize("sizes", [{"captions": 0}, {"test": 1_000_000}])
+def test_sizes_that_cannot_be_made_are_refused(sizes: dict[str, int]) -> None:
+    with pytest.raises(MagicError) as failure:
+        Sizes(**sizes)
+    assert failure.value.code is ErrorCode.ARGUMENT_INVALID
+
+
+def test_wrong_targets_do_not_fit_and_right_ones_do() -> None:
+    random, unchanged = Random("cases"), 0
+    for _ in range(60):
+        case = make_case(TaskGroup.COMPOSED_TO_IMAGE, random_scene(random), random, 1, lambda scene: True)
+        if case is not None:
+            assert case.wrong[0].scene != case.right.scene
+            unchanged += case.wrong[0].scene == case.query.scene
+    # Were the picture before the change always the wrong one, a judge could be right without reading the words.
+    assert 10 < unchanged < 50
+
+
 def test_training_and_test_share_no_scene_and_training_holds_no_unseen_combination() -> None:
     train, test = make_splits(Sizes(captions=400, changes=200, test=60), seed=1)
     assert not shown_scenes(train) & shown_scenes(test)
@@ -64,13 +86,13 @@ def test_training_and_test_share_no_scene_and_training_holds_no_unseen_combinati
 
 
 def test_instruction_pictures_show_no_test_scene(folder: Path) -> None:
-    from random import Random
-
-    from magicmm_training.scenes.samples import instruction_samples
-
     truth = Truth.open(folder)
     hidden = shown_scenes(truth.split("test"))
-    samples = instruction_samples(200, Random("x"), lambda scene: not scene.is_held_out and scene not in hidden)
+
+    def allowed(scene: Scene) -> bool:
+        return not scene.is_held_out and scene not in hidden
+
+    samples = looking_samples(100, Random("x"), allowed) + matching_samples(100, Random("x"), allowed)
     scenes = [scene for sample in samples for scene in sample.scenes]
     assert len(scenes) > 200
     assert not hidden & set(scenes) and not any(scene.is_held_out for scene in scenes)
@@ -93,17 +115,19 @@ def test_pairs_are_read_with_the_papers_instructions(folder: Path, name: str) ->
 
 
 def test_conversations_are_read_and_cover_all_kinds(folder: Path) -> None:
-    chats = open_conversations(
-        Source(name="look", format="instructions", path="scenes/train-instructions.jsonl"), folder.parent
-    )
-    assert len(chats) == SIZES.samples
-    kinds: Counter[str] = Counter()
-    for place in range(len(chats)):
-        chat = chats[place]
-        assert [turn.speaker for turn in chat.turns] == ["user", "assistant"] * (len(chat.turns) // 2)
-        assert sum(turn.text.count("<image>") for turn in chat.turns) == len(chat.images)
-        kinds[chat.turns[1].text if chat.turns[1].text in ("yes", "no") else "other"] += 1
-    assert min(kinds.values()) > 5, kinds
+    kinds: dict[str, Counter[str]] = {}
+    for name in ("look", "match"):
+        source = Source(name=name, format="instructions", path=f"scenes/train-{name}.jsonl")
+        chats = open_conversations(source, folder.parent)
+        kinds[name] = Counter()
+        for place in range(len(chats)):
+            chat = chats[place]
+            assert [turn.speaker for turn in chat.turns] == ["user", "assistant"] * (len(chat.turns) // 2)
+            assert sum(turn.text.count("<image>") for turn in chat.turns) == len(chat.images)
+            kinds[name][chat.turns[1].text if chat.turns[1].text in ("yes", "no") else "other"] += 1
+    assert sum(kinds["look"].values()) + sum(kinds["match"].values()) == SIZES.samples
+    assert kinds["look"]["other"] > 12
+    assert min(kinds["match"]["yes"], kinds["match"]["no"]) > 8, kinds
 
 
 def test_truth_knows_that_several_pictures_fit_a_caption(folder: Path) -> None:

@@ -102,10 +102,10 @@ def build_parser() -> argparse.ArgumentParser:
     scenes.add_argument("out", type=Path, metavar="OUT", help="a new folder; it becomes the data_root")
     scenes.add_argument("--seed", type=int, default=0, metavar="N", help="decides everything")
     for name, default, what in (
-        ("captions", 1600, "training pairs of caption and picture"),
-        ("changes", 800, "training pairs of picture with change, and picture"),
-        ("samples", 6000, "instruction samples"),
-        ("test", 200, "test pairs of each task"),
+        ("captions", 4000, "training pairs of caption and picture"),
+        ("changes", 2000, "training pairs of picture with change, and picture"),
+        ("samples", 24000, "instruction samples"),
+        ("test", 300, "test pairs of each task"),
     ):
         scenes.add_argument(f"--{name}", type=_count, default=default, metavar="N", help=f"{what} (default {default})")
     scenes.add_argument("--width", type=_count, default=96, metavar="N", help="of the language model (default 96)")

@@ -123,8 +123,9 @@ def _texts(scenes: Path) -> Iterator[str]:
         for task in TASKS:
             for row in _rows(scenes / f"train-{task}.jsonl"):
                 found += [f" {side['text']}" for side in (row["query"], row["positive"]) if "text" in side]
-        for row in _rows(scenes / "train-instructions.jsonl"):
-            found += [part for turn in row["conversations"] for part in turn["value"].split("<image>")]
+        for name in ("train-look", "train-match"):
+            for row in _rows(scenes / f"{name}.jsonl"):
+                found += [part for turn in row["conversations"] for part in turn["value"].split("<image>")]
     except OSError as error:
         raise MagicError(
             ErrorCode.SOURCE_UNAVAILABLE,

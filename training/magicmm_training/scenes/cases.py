@@ -66,9 +66,8 @@ def make_case(
         if found is None or not allowed(found.after):
             return None
         others = _others(found.after, random, lambda other: allowed(other) and other != found.after)
-        refused = [Part(scene=scene), *(Part(scene=next(others)) for _ in range(wrong - 1))]
-        random.shuffle(refused)
-        return Case(group, Part(found.words, scene), Part(scene=found.after), tuple(refused[:wrong]))
+        refused = [Part(scene=scene), *(Part(scene=next(others)) for _ in range(wrong))]
+        return Case(group, Part(found.words, scene), Part(scene=found.after), tuple(random.sample(refused, wrong)))
     statement = say(scene, random)
     words = statement.words(random)
     if group is TaskGroup.TEXT_TO_IMAGE:

@@ -1,4 +1,8 @@
-"""The mixture of instruction samples that the restoration stage trains on."""
+"""The instruction samples that the restoration stage trains on: looking at pictures, and matching.
+
+They are two sets, so that batches hold one of them only: the loss is a mean over answer tokens, and beside captions of
+fifteen tokens an answer of one token would hardly count.
+"""
 
 from __future__ import annotations
 
@@ -7,43 +11,51 @@ from typing import TYPE_CHECKING
 from magicmm_model.instructions import TaskGroup
 from magicmm_training.scenes import matching, questions
 from magicmm_training.scenes.cases import make_case
-from magicmm_training.scenes.questions import Sample
 from magicmm_training.scenes.world import random_scene
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from random import Random
 
+    from magicmm_training.scenes.questions import Sample
     from magicmm_training.scenes.world import Scene
 
-__all__ = ["Sample", "instruction_samples"]
+    Allowed = Callable[[Scene], bool]
 
-_SHARES = ((0.35, questions.caption), (0.3, matching.claim), (0.1, questions.question))
-"""Of the samples; the others ask as judge and reranker do."""
-_LISTWISE_SHARE = 0.1
-"""Of those."""
+LOOK_SHARE = 0.375
+"""Of all samples; the others are about matching, which is the harder thing to learn."""
+_CAPTION_SHARE = 0.7
+"""Of looking; the others are questions."""
+_CLAIM_SHARE, _LISTWISE_SHARE = 0.55, 0.05
+"""Of matching; the others ask as the judge does."""
 _GROUPS = (TaskGroup.TEXT_TO_IMAGE, TaskGroup.IMAGE_TO_TEXT, TaskGroup.COMPOSED_TO_IMAGE)
 
 
-def instruction_samples(count: int, random: Random, allowed: Callable[[Scene], bool]) -> list[Sample]:
-    """Return instruction samples about scenes that `allowed` lets pass."""
-    found: list[Sample] = []
-    while len(found) < count:
-        scene = random_scene(random)
-        sample = _sample(scene, random, allowed) if allowed(scene) else None
-        if sample is not None:
-            found.append(sample)
+def looking_samples(count: int, random: Random, allowed: Allowed) -> list[Sample]:
+    """Return captions and questions about scenes that `allowed` lets pass."""
+    found = []
+    for _ in range(count):
+        ask = questions.caption if random.random() < _CAPTION_SHARE else questions.question
+        found.append(ask(_scene(random, allowed), random))
     return found
 
 
-def _sample(scene: Scene, random: Random, allowed: Callable[[Scene], bool]) -> Sample | None:
-    drawn = random.random()
-    for share, ask in _SHARES:
-        if drawn < share:
-            return ask(scene, random)
-        drawn -= share
-    in_list = random.random() < _LISTWISE_SHARE
-    case = make_case(random.choice(_GROUPS), scene, random, random.randint(2, 5) if in_list else 1, allowed)
-    if case is None:
-        return None
-    return matching.listwise(case, random) if in_list else matching.pointwise(case, random)
+def matching_samples(count: int, random: Random, allowed: Allowed) -> list[Sample]:
+    """Return claims, and queries with targets that fit or do not, about scenes that `allowed` lets pass."""
+    found: list[Sample] = []
+    while len(found) < count:
+        scene, drawn = _scene(random, allowed), random.random()
+        if drawn < _CLAIM_SHARE:
+            found.append(matching.claim(scene, random))
+            continue
+        in_list = drawn < _CLAIM_SHARE + _LISTWISE_SHARE
+        case = make_case(random.choice(_GROUPS), scene, random, random.randint(2, 5) if in_list else 1, allowed)
+        if case is not None:
+            found.append(matching.listwise(case, random) if in_list else matching.pointwise(case, random))
+    return found
+
+
+def _scene(random: Random, allowed: Allowed) -> Scene:
+    while not allowed(scene := random_scene(random)):
+        pass
+    return scene

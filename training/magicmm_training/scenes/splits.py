@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
+from magicmm.errors import ErrorCode, MagicError
 from magicmm_training.scenes.changes import change
 from magicmm_training.scenes.statements import say
 from magicmm_training.scenes.world import Scene, neighbours, random_scene
@@ -20,6 +21,8 @@ FAMILY = 2
 """Scenes of a family differ in a single respect: the natural hard negatives of retrieval."""
 HELD_OUT_SHARE = 0.5
 """Of the test's scenes, so many hold a combination that training never shows."""
+MOST = 10_000
+"""Pairs of a kind; with more, different ones become hard to find."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,17 @@ class Sizes:
     changes: int = 2000
     samples: int = 24000
     test: int = 300
+
+    def __post_init__(self) -> None:
+        """Refuse sizes for which there are not enough different scenes and captions."""
+        if not (min(self.captions, self.changes, self.samples, self.test) > 0) or (
+            max(self.captions, self.changes, self.test) > MOST
+        ):
+            raise MagicError(
+                ErrorCode.ARGUMENT_INVALID,
+                f"There are no scenes of these sizes: {self}.",
+                f"Use 1 to {MOST:,} pairs, and 1 sample or more.",
+            )
 
 
 @dataclass(frozen=True, slots=True)

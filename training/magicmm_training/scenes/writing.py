@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from magicmm.errors import ErrorCode, MagicError
 from magicmm_training.scenes.drawing import png
-from magicmm_training.scenes.samples import instruction_samples
+from magicmm_training.scenes.samples import LOOK_SHARE, looking_samples, matching_samples
 from magicmm_training.scenes.splits import Sizes, shown_scenes
 from magicmm_training.scenes.truth import FACTS, Truth, pair_id
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from magicmm_training.scenes.samples import Sample
+    from magicmm_training.scenes.questions import Sample
     from magicmm_training.scenes.splits import Split
     from magicmm_training.scenes.world import Scene
 
@@ -34,7 +34,7 @@ def write_scenes(out: Path | str, sizes: Sizes | None = None, seed: int = 0) -> 
     Layout of the folder, whose files name pictures relative to it:
 
     * `train-t2i.jsonl`, `train-i2t.jsonl`, `train-it2i.jsonl`: pairs (format "pairs")
-    * `train-instructions.jsonl`: format "instructions"
+    * `train-look.jsonl`, `train-match.jsonl`: instruction samples (format "instructions")
     * `test-*.jsonl`: pairs of scenes that training does not show, half of them with unseen combinations
     * `scenes.json`: how the scenes were made, for `Truth.open`
     * `pictures/`: PNG files
@@ -78,12 +78,17 @@ class _Writer:
         for name in ("train", "test"):
             self._split(name, truth.split(name))
         kept_back = shown_scenes(truth.split("test"))
-        samples = instruction_samples(
-            sizes.samples,
-            Random(f"samples {self._seed}"),  # noqa: S311, no secrets here
-            lambda scene: not scene.is_held_out and scene not in kept_back,
-        )
-        self._rows("train-instructions", [self._conversation(place, one) for place, one in enumerate(samples)])
+        random = Random(f"samples {self._seed}")  # noqa: S311, no secrets here
+
+        def allowed(scene: Scene) -> bool:
+            return not scene.is_held_out and scene not in kept_back
+
+        looks = round(sizes.samples * LOOK_SHARE)
+        for name, samples in (
+            ("train-look", looking_samples(looks, random, allowed)),
+            ("train-match", matching_samples(sizes.samples - looks, random, allowed)),
+        ):
+            self._rows(name, [self._conversation(place, one) for place, one in enumerate(samples)])
         facts = json.dumps(truth.facts(sizes, self._seed), indent=1)
         (self._folder / FACTS).write_text(facts + "\n", encoding="utf-8")
 
