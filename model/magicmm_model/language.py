@@ -29,7 +29,7 @@ class LanguageModel(nn.Module):
         self.head = head
         # Not filled with random numbers: on the meta device that imports sympy, which takes 150 MB.
         table = torch.empty(config.vocab_size, config.hidden_size)
-        self.embed_tokens = nn.Embedding.from_pretrained(table, freeze=False)
+        self.embed_tokens = nn.Embedding.from_pretrained(table, freeze=False)  # type: ignore[no-untyped-call]
         self.layers = nn.ModuleList(LanguageLayer(config) for _ in range(config.layers))
         self.norm = RmsNorm(config.hidden_size, config.norm_eps)
         if head is Head.UNTIED:
