@@ -42,6 +42,7 @@ stages:
   judge:
     unclear_share: 1
     top: 6
+    each: 4
     data:
     - {{name: t2i, group: T->I, instructions: MSCOCO, format: pairs, path: scenes/train-t2i.jsonl}}
     - {{name: i2t, group: I->T, instructions: MSCOCO, format: pairs, path: scenes/train-i2t.jsonl, judged: false}}
@@ -143,9 +144,9 @@ def test_a_second_run_does_nothing(run: tuple[Path, RunRecord], world: Path, mon
     [
         (["--stages.evaluation.rerank_top", "3"], {"evaluation"}),
         (["--stages.reranker.weights", "[1, 2]"], {"reranker", "evaluation"}),
-        (["--stages.finetune.loss.temperature", "0.05"], {"finetune", "evaluation"}),
+        (["--stages.finetune.loss.temperature", "0.07"], {"finetune", "evaluation"}),
         (["--stages.mine.ranks", "[2, 9]"], {"mine", "hnm", "judge", "finetune", "reranker", "evaluation"}),
-        (["--stages.warmup.optimiser.lr", "2e-3"], set(STAGES) - {"restoration"}),
+        (["--stages.warmup.optimiser.lr", "2.5e-3"], set(STAGES) - {"restoration"}),
         (["--stages.restoration.steps", "41"], set(STAGES)),
         (["--model.compression", "1"], set(STAGES)),
         (["--seed", "1"], set(STAGES)),
