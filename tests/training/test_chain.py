@@ -18,11 +18,13 @@ from magicmm.errors import ErrorCode, MagicError
 from magicmm_model.checkpoint import Checkpoint
 from magicmm_model.config import Head
 from magicmm_training import chain
-from magicmm_training.chain import ChainOptions, run_chain
+from magicmm_training.chain import ChainOptions, embed_for, run_chain
 from magicmm_training.chain_keys import OpenData, stage_keys
 from magicmm_training.chain_record import RunRecord, read_done, revision
+from magicmm_training.chain_steps import VECTORS
 from magicmm_training.chain_training import JOB, Job, launch_job, torchrun
 from magicmm_training.evaluation.result import EvaluationResult
+from magicmm_training.mining.negatives import FILE_NAME as NEGATIVES
 from magicmm_training.recipe import Recipe
 from magicmm_training.recipe_file import find_recipe, load_recipe
 from magicmm_training.scenes import Sizes, write_base, write_scenes
@@ -197,7 +199,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from magicmm_training.chain import ChainOptions, run_chain
+from magicmm_training.chain import ChainOptions, embed_for, run_chain
 from magicmm_training.recipe_file import load_recipe
 
 def report(stage, what, done, total, loss):
@@ -296,6 +298,39 @@ def test_what_is_no_job_is_refused(tmp_path: Path, text: str) -> None:
 def test_a_job_names_a_training_stage(world: Path, tmp_path: Path) -> None:
     with pytest.raises(MagicError, match="no training stage 'mine'"):
         Job(small(world), "mine", tmp_path, tmp_path).options()
+
+
+def test_shares_embed_what_a_stage_then_finds(
+    run: tuple[Path, RunRecord], world: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shutil.copytree(run[0], tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / VECTORS)
+    (mined,) = (tmp_path / "run").glob("stages/mine-*")
+    before = (mined / NEGATIVES).read_bytes()
+    shutil.rmtree(mined)
+    told: list[str] = []
+    for share in (1, 0):
+        kept = embed_for(
+            small(world), tmp_path / "run", "mine", share, 2, report=lambda stage, what, *_: told.append(what)
+        )
+    assert {"t2i: share 1 of 2", "t2i: share 2 of 2"} <= set(told)
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("something is left to embed")
+
+    monkeypatch.setattr("magicmm_training.evaluation.embedders.TorchEvaluationEmbedder.embed", refuse)
+    run_chain(small(world), tmp_path / "run", ChainOptions(only="mine"))
+    assert kept > 0
+    assert (mined / NEGATIVES).read_bytes() == before
+
+
+def test_shares_need_a_stage_that_ranks_and_its_model(world: Path, tmp_path: Path) -> None:
+    with pytest.raises(MagicError, match="'hnm' embeds nothing") as caught:
+        embed_for(small(world), tmp_path, "hnm", 0, 1)
+    assert "mining" in caught.value.remedy
+    with pytest.raises(MagicError, match="'warmup', whose model embeds for 'mine', is not done") as caught:
+        embed_for(small(world), tmp_path, "mine", 0, 1)
+    assert "--until warmup" in caught.value.remedy
 
 
 def test_only_one_run_at_a_time(world: Path, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def test_it_loads_with_its_head_and_a_cell_is_one_visual_token(folder: Path) -> 
     embedder = TorchEmbedder.open(folder / "base", head=True)
     assert embedder.model.config.tile_tokens == 4
     assert embedder.dim == 32
-    picture = draw(Scene((Thing(0, 0, "circle", "red", "small"),)), "one")
+    picture = draw(Scene((Thing(0, 0, "circle", "red"),)), "one")
     photo, query = embedder.embed_image(picture), embedder.embed_text("a red circle")
     assert torch.isfinite(photo.vector).all() and photo.vector.norm().item() == pytest.approx(1, abs=1e-5)
     assert not torch.allclose(photo.vector, query.vector, atol=0.1)
@@ -40,7 +40,7 @@ def test_it_loads_with_its_head_and_a_cell_is_one_visual_token(folder: Path) -> 
 
 def test_words_of_the_scenes_are_whole_tokens(folder: Path) -> None:
     tokenizer = TorchEmbedder.open(folder / "base").tokenizer
-    words = "a large red circle above a small blue square"
+    words = "a red circle above a blue square"
     assert len(tokenizer.encode(f" {words}")) == len(words.split())
     assert [len(tokenizer.encode(word)) for word in ("yes", "no")] == [1, 1]
 

@@ -11,11 +11,11 @@ import pytest
 from magicmm_training.scenes.changes import change
 from magicmm_training.scenes.questions import counting, listing, place, relation
 from magicmm_training.scenes.statements import Beside, Exactly, Has, Kind, Whole, say
-from magicmm_training.scenes.world import COLOURS, SHAPES, SIZES, Scene, Thing, neighbours, random_scene
+from magicmm_training.scenes.world import COLOURS, SHAPES, Scene, Thing, neighbours, random_scene
 
 NUMBER = {"no": 0, "a": 1, "an": 1, "one": 1, "two": 2, "three": 3, "four": 4}
 NOUN = re.compile(
-    rf"(?:(?P<number>{'|'.join(NUMBER)}) )?(?:(?P<size>{'|'.join(SIZES)}) )?(?:(?P<colour>{'|'.join(COLOURS)}) )?"
+    rf"(?:(?P<number>{'|'.join(NUMBER)}) )?(?:(?P<colour>{'|'.join(COLOURS)}) )?"
     rf"(?P<shape>{'|'.join(SHAPES)}|shape)(?:es|s)?\b"
 )
 SIDES = {
@@ -82,15 +82,15 @@ def test_captions_are_true_of_their_scene_and_others_agree_with_an_independent_r
 
 
 def test_one_statement_is_said_in_several_ways() -> None:
-    statement = Beside(Kind("circle", "red"), "left", Kind("square", "yellow", "small"))
+    statement = Beside(Kind("circle", "red"), "left", Kind("square", "yellow"))
     said = {statement.words(Random(place)) for place in range(40)}
     assert len(said) > 6
-    assert all("a red circle" in words and "a small yellow square" in words for words in said)
+    assert all("a red circle" in words and "a yellow square" in words for words in said)
 
 
 def test_words_of_one_and_of_several() -> None:
     assert Kind("square", "green").one() == "a green square"
-    assert Kind("square", "green", "large").noun(plural=True) == "large green squares"
+    assert Kind("square", "green").noun(plural=True) == "green squares"
     assert Kind(None, "red").noun(plural=True) == "red shapes"
 
 
@@ -112,12 +112,10 @@ def test_a_change_changes_what_it_says_and_nothing_else() -> None:
         (new,) = set(found.after.things) - kept
         value = re.search(r" is (?:an? )?(\w+)$", found.words)
         assert value is not None
-        (attribute,) = [
-            key for key in ("shape", "colour", "size", "row", "column") if getattr(old, key) != getattr(new, key)
-        ]
+        (attribute,) = [key for key in ("shape", "colour", "row", "column") if getattr(old, key) != getattr(new, key)]
         assert getattr(new, attribute) == value[1]
         seen.add(attribute)
-    assert seen == {"gone", "shape", "colour", "size"}
+    assert seen == {"gone", "shape", "colour"}
 
 
 def test_neighbours_differ_in_one_respect() -> None:
@@ -128,13 +126,11 @@ def test_neighbours_differ_in_one_respect() -> None:
         for other in (next(near) for _ in range(5)):
             lost, won = set(scene.things) - set(other.things), set(other.things) - set(scene.things)
             if len(lost) == 2:  # two things in each other's cells
-                assert Counter((t.shape, t.colour, t.size) for t in lost) == Counter(
-                    (t.shape, t.colour, t.size) for t in won
-                )
+                assert Counter((t.shape, t.colour) for t in lost) == Counter((t.shape, t.colour) for t in won)
             elif lost:
                 assert len(lost) == len(won) == 1
                 (old,), (new,) = lost, won
-                different = [key for key in ("shape", "colour", "size") if getattr(old, key) != getattr(new, key)]
+                different = [key for key in ("shape", "colour") if getattr(old, key) != getattr(new, key)]
                 assert len(different) == 1 and (old.row, old.column) == (new.row, new.column)
 
 
@@ -150,7 +146,7 @@ def test_answers_are_right(place_: int) -> None:
     question, answer = place(scene, random)
     row, column = "south" in question, "east" in question
     there = [thing for thing in scene.things if (thing.row, thing.column) == (row, column)]
-    assert answer == (f"{there[0].size} {there[0].colour} {there[0].shape}" if there else "nothing")
+    assert answer == (f"{there[0].colour} {there[0].shape}" if there else "nothing")
     said = [part for part in listing(scene).split(", ") if not part.endswith("nothing")]
     assert len(said) == len(scene.things) and len(listing(scene).split(", ")) == 4
     for part in said:
@@ -159,4 +155,4 @@ def test_answers_are_right(place_: int) -> None:
             for thing in scene.things
             if matches(thing, read_nouns(part)[0]) and (thing.row, thing.column) == ("south" in part, "east" in part)
         ]
-        assert part.endswith(f"{thing.size} {thing.colour} {thing.shape}")
+        assert part.endswith(f"{thing.colour} {thing.shape}")

@@ -103,6 +103,10 @@ def test_overrides_are_taken_out_of_the_command_line(words: list[str], rest: lis
         ["plan", "tiny", "--unknown", "1"],
         ["data"],
         ["scenes", "x", "--captions", "many"],
+        ["embed", "tiny", "--stage", "mine"],
+        ["embed", "tiny", "--stage", "mine", "--share", "2/2"],
+        ["embed", "tiny", "--stage", "mine", "--share", "-1/2"],
+        ["embed", "tiny", "--stage", "mine", "--share", "1"],
     ],
 )
 def test_wrong_usage_ends_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,7 +119,7 @@ def test_wrong_usage_ends_with_2(words: list[str], capsys: pytest.CaptureFixture
 def test_every_verb_has_a_command() -> None:
     parser = cli.build_parser()
     verbs = [["plan", "r"], ["run", "r"], ["mine", "r"], ["judge", "r"], ["data", "check", "r"], ["eval", "m"]]
-    verbs += [["scenes", "o"], ["stage", "j"]]
+    verbs += [["scenes", "o"], ["stage", "j"], ["embed", "r", "--stage", "s", "--share", "0/1"]]
     for words in verbs:
         options = parser.parse_args(words)
         assert callable(getattr(commands, f"run_{options.verb.replace('-', '_')}"))

@@ -15,16 +15,17 @@ from __future__ import annotations
 import contextlib
 import shutil
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from magicmm.errors import ErrorCode, MagicError
 from magicmm_training.chain_keys import OpenData, stage_inputs, stage_keys
 from magicmm_training.chain_record import RunRecord, StageRecord, read_done, write_done, write_key
-from magicmm_training.chain_steps import Workshop, run_stage
+from magicmm_training.chain_steps import Workshop, embed_stage, run_stage
+from magicmm_training.recipe import Judge, Mining
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from magicmm_training.chain_keys import StageKey
@@ -77,28 +78,78 @@ def run_chain(
     options = options or ChainOptions()
     stages = _wanted(recipe, options)
     with _locked(out):
-        data = OpenData(recipe)
-        keys = stage_keys(recipe, stages, data, options.processes)
-        folders = {name: out / STAGES / f"{name}-{key.digits}" for name, key in keys.items()}
-        shop = Workshop(
-            recipe,
-            out,
-            data,
-            folders,
-            report or (lambda *_: None),
-            processes=options.processes,
-            launcher=options.launcher,
-            shard=options.shard,
-        )
+        shop, keys = _open(recipe, stages, out, options, report)
         if options.from_scratch:
-            for folder in folders.values():
+            for folder in shop.folders.values():
                 shutil.rmtree(folder, ignore_errors=True)
         done: list[StageRecord] = []
         for stage in stages:
-            done.append(read_done(folders[stage.name]) or _run(stage, keys[stage.name], shop))
+            done.append(read_done(shop.folders[stage.name]) or _run(stage, keys[stage.name], shop))
             record = RunRecord(recipe, options.processes, tuple(done))
             record.write(out)
     return record
+
+
+def embed_for(
+    recipe: Recipe,
+    out: Path,
+    stage: str,
+    share: int,
+    shares: int,
+    options: ChainOptions | None = None,
+    report: Report | None = None,
+) -> int:
+    """Embed a share of what a mining or judge stage will rank; many processes may do this at once, on any machines.
+
+    Args:
+        recipe: As `load_recipe` gives it.
+        out: Folder of the run, on a disk that all see; stages before must be done.
+        stage: Name of the stage.
+        share: Which share, from 0.
+        shares: How many there are.
+        options: As `run_chain` gets them; the number of processes that trained counts.
+        report: For progress.
+
+    Returns:
+        How many vectors the folder holds afterwards, as far as this process knows.
+
+    Raises:
+        MagicError: `argument_invalid` for another stage, a share that there is not, or a model that is not trained yet.
+    """
+    options = replace(options or ChainOptions(), only=stage)
+    stages = _wanted(recipe, options)
+    wanted = next(one for one in stages if one.name == stage)
+    if not isinstance(wanted, (Mining, Judge)):
+        raise MagicError(
+            ErrorCode.ARGUMENT_INVALID, f"Stage {stage!r} embeds nothing.", "Name a mining or a judge stage."
+        )
+    shop, _ = _open(recipe, stages, out, options, report)
+    if read_done(shop.folders[wanted.init]) is None:
+        raise MagicError(
+            ErrorCode.ARGUMENT_INVALID,
+            f"Stage {wanted.init!r}, whose model embeds for {stage!r}, is not done in {out}.",
+            f"Run the recipe with --until {wanted.init} first.",
+        )
+    return embed_stage(wanted, shop, share, shares)
+
+
+def _open(
+    recipe: Recipe, stages: Sequence[Stage], out: Path, options: ChainOptions, report: Report | None
+) -> tuple[Workshop, Mapping[str, StageKey]]:
+    """Return what stages share, and their keys."""
+    data = OpenData(recipe)
+    keys = stage_keys(recipe, stages, data, options.processes)
+    shop = Workshop(
+        recipe,
+        out,
+        data,
+        {name: out / STAGES / f"{name}-{key.digits}" for name, key in keys.items()},
+        report or (lambda *_: None),
+        processes=options.processes,
+        launcher=options.launcher,
+        shard=options.shard,
+    )
+    return shop, keys
 
 
 def _run(stage: Stage, key: StageKey, shop: Workshop) -> StageRecord:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from magicmm.errors import ErrorCode, MagicError
 from magicmm.version import __version__
-from magicmm_training.loop.durable import write_whole
+from magicmm_training.storage import storage_errors, write_whole
 
 if TYPE_CHECKING:
     from magicmm_training.chain_keys import StageKey
@@ -160,11 +160,5 @@ def _shown(facts: dict[str, Any]) -> str:
 
 
 def _write(path: Path, facts: dict[str, Any]) -> None:
-    try:
+    with storage_errors(path, "Free some space and run the same command again: finished stages are kept."):
         write_whole(path, json.dumps(facts, indent=1, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise MagicError(
-            ErrorCode.STORAGE_FAILED,
-            f"{path} cannot be written: {error.strerror or error}.",
-            "Free some space and run the same command again: finished stages are kept.",
-        ) from None

@@ -158,6 +158,15 @@ def run_mining(stage: Mining, shop: Workshop) -> Facts:
     }
 
 
+def embed_stage(stage: Mining | Judge, shop: Workshop, share: int, shares: int) -> int:
+    """Embed a share of what a stage ranks; return how many vectors there are then."""
+    from magicmm_training.mining.share import embed_share
+
+    pair_sets = [pairs for _, pairs in shop.data.pairs(stage.data)]
+    embedder = shop.embedder(stage.init, stage.batch)
+    return embed_share(pair_sets, embedder, shop.out / VECTORS, share, shares, stage.batch, shop.told(stage))
+
+
 def run_judge(stage: Judge, shop: Workshop) -> Facts:
     """Judge the top candidates of another stage's model."""
     from magicmm_training.judge.judge import judge
@@ -191,7 +200,7 @@ def run_evaluation(stage: Evaluation, shop: Workshop) -> Facts:
     """Score a model on the benchmarks, with its reranker if the recipe names one."""
     from magicmm_training.evaluation.evaluate import EvaluationOptions, evaluate
     from magicmm_training.evaluation.report import write_report
-    from magicmm_training.mining.storage import write_aside
+    from magicmm_training.storage import write_aside
 
     result = evaluate(
         shop.embedder(stage.init, stage.batch),

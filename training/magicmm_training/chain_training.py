@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from magicmm.errors import ErrorCode, MagicError
 from magicmm_training.chain_keys import OpenData
-from magicmm_training.loop.durable import write_whole
+from magicmm_training.storage import write_aside
 from magicmm_training.loop.logs import read_log
 from magicmm_training.loop.loop import train
 from magicmm_training.recipe import Contrastive, Recipe, Reranker, Restoration, TrainingStage
@@ -68,14 +68,8 @@ class Job:
             "negatives": None if self.negatives is None else str(self.negatives),
             "shard": self.shard,
         }
-        path = self.folder / JOB
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_whole(path, json.dumps(facts, indent=1) + "\n")
-        except OSError as error:
-            raise MagicError(
-                ErrorCode.STORAGE_FAILED, f"{path} cannot be written: {error.strerror or error}.", "Free some space."
-            ) from None
+        with write_aside(self.folder / JOB) as file:
+            file.write(json.dumps(facts, indent=1).encode() + b"\n")
 
     @classmethod
     def read(cls, path: Path) -> Job:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 RECIPE_KEYS = ("name", "seed", "data_root", "model", "hardware", "assumptions", "stages")
 """What an override may begin with; listed here so that --help needs no pydantic."""
-RECIPE_VERBS = ("plan", "run", "mine", "judge", "data", "eval")
+RECIPE_VERBS = ("plan", "run", "mine", "judge", "embed", "data", "eval")
 """Verbs that read a recipe."""
 _OVERRIDES = (
     "Any value of the recipe can be changed: --stages.warmup.optimiser.lr 1e-4, --model.base DIR, --data_root DIR,"
@@ -90,6 +90,11 @@ def build_parser() -> argparse.ArgumentParser:
         single = _recipe_verb(verbs, verb, f"run one {what} stage of a recipe, and what it needs")
         _add_run_options(single)
         single.add_argument("--stage", metavar="NAME", help=f"which one (default: the only {what} stage)")
+
+    embed = _recipe_verb(verbs, "embed", "embed a share of what a mining or judge stage ranks, beside other processes")
+    _add_run_options(embed)
+    embed.add_argument("--stage", required=True, metavar="NAME", help="which stage")
+    embed.add_argument("--share", required=True, type=_share, metavar="I/N", help="share I, from 0, of N")
 
     data = verbs.add_parser("data", help="look at data")
     actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -182,6 +187,13 @@ def _count(text: str) -> int:
     if text.isdecimal() and int(text) > 0:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 on")
+
+
+def _share(text: str) -> tuple[int, int]:
+    share, slash, shares = text.partition("/")
+    if slash and share.isdecimal() and shares.isdecimal() and int(share) < int(shares):
+        return int(share), int(shares)
+    raise argparse.ArgumentTypeError(f"{text!r} is not I/N with I from 0 to N - 1")
 
 
 def _precisions(text: str) -> tuple[str, ...]:

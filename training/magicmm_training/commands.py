@@ -97,6 +97,17 @@ def run_eval(options: argparse.Namespace) -> tuple[Scores, int]:
         return scores_of(options, lambda task, done, total: bar.show(task, "", done, total)), 0
 
 
+def run_embed(options: argparse.Namespace) -> tuple[Facts, int]:
+    """Embed a share of what a stage ranks."""
+    from magicmm_training.chain import embed_for
+
+    recipe = load_recipe(options.recipe, options.overrides)
+    share, shares = options.share
+    with Bar() as bar:
+        vectors = embed_for(recipe, options.out, options.stage, share, shares, _chosen(options), bar.show)
+    return Facts(f"{vectors:,} vectors for {options.stage}", {"stage": options.stage, "vectors": vectors}), 0
+
+
 def run_scenes(options: argparse.Namespace) -> tuple[Facts, int]:
     """Write synthetic data and a checkpoint."""
     from magicmm_training.scenes import Sizes, write_base, write_scenes
@@ -140,26 +151,30 @@ def _single(options: argparse.Namespace, kind: str) -> RunRecord:
 
 
 def _chain(recipe: Recipe, options: argparse.Namespace, **more: Any) -> RunRecord:
-    from magicmm_training.chain import ChainOptions, run_chain
+    from magicmm_training.chain import run_chain
 
-    chosen: ChainOptions = ChainOptions(
+    with Bar() as bar:
+        return run_chain(recipe, options.out, _chosen(options, **more), bar.show)
+
+
+def _chosen(options: argparse.Namespace, **more: Any) -> ChainOptions:
+    from magicmm_training.chain import ChainOptions
+
+    return ChainOptions(
         processes=options.processes,
         launcher=tuple(options.launcher) if options.launcher else None,
         shard=options.shard,
         **more,
     )
-    with Bar() as bar:
-        return run_chain(recipe, options.out, chosen, bar.show)
 
 
 def _entries(benchmark: Benchmark, root: Path) -> Iterator[Entry]:
     """Yield all queries and candidates of a benchmark."""
     from magicmm_training.evaluation.benchmarks.registry import open_benchmark
+    from magicmm_training.evaluation.task import entries_of
 
     for task in open_benchmark(benchmark, root):
-        content = task.open()
-        yield from content.queries
-        yield from content.candidates
+        yield from entries_of(task)
 
 
 class Bar:

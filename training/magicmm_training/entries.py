@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, overload
 
 from magicmm.errors import ErrorCode, MagicError
 from magicmm_model.templates import Reads, Role, Side, Turn
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import numpy as np
     from numpy.typing import NDArray
 
@@ -137,6 +137,28 @@ class ConversationSet(Protocol):
     def __getitem__(self, place: int) -> Conversation:
         """Return a sample."""
         ...
+
+
+class LazyEntries(Sequence[Entry]):
+    """Entries that are read when they are asked for: a corpus does not fit into memory."""
+
+    @abstractmethod
+    def at(self, place: int) -> Entry:
+        """Return the entry at a place from 0 to the length."""
+
+    @overload
+    def __getitem__(self, place: int) -> Entry: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[Entry]: ...
+
+    def __getitem__(self, place: int | slice) -> Entry | list[Entry]:
+        """Return an entry, or some."""
+        if isinstance(place, slice):
+            return [self.at(each) for each in range(len(self))[place]]
+        if not 0 <= place < len(self):
+            raise IndexError(place)
+        return self.at(place)
 
 
 class EntryEmbedder(Protocol):

@@ -21,7 +21,7 @@ from magicmm_training.evaluation.report_rows import (
     value_table,
     warnings_of,
 )
-from magicmm_training.mining.storage import write_aside
+from magicmm_training.storage import write_aside
 
 if TYPE_CHECKING:
     from pathlib import Path

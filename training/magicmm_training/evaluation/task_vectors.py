@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from magicmm.errors import ErrorCode, MagicError
+from magicmm_training.entries import LazyEntries
 from magicmm_training.evaluation.task import MISSING
 from magicmm_training.mining.vectors import vector_key
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from numpy.typing import NDArray
 
     from magicmm_training.entries import Entry
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 
-class JoinedEntries(Sequence["Entry"]):
+class JoinedEntries(LazyEntries):
     """Entries of several sequences as one; those that lie on disk stay there."""
 
     def __init__(self, *parts: Sequence[Entry]) -> None:
@@ -34,18 +36,8 @@ class JoinedEntries(Sequence["Entry"]):
     def __len__(self) -> int:
         return self._starts[-1]
 
-    @overload
-    def __getitem__(self, place: int) -> Entry: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> list[Entry]: ...
-
-    def __getitem__(self, place: int | slice) -> Entry | list[Entry]:
-        """Return an entry, or some."""
-        if isinstance(place, slice):
-            return [self[each] for each in range(len(self))[place]]
-        if not 0 <= place < len(self):
-            raise IndexError(place)
+    def at(self, place: int) -> Entry:
+        """Return an entry."""
         part = bisect_right(self._starts, place) - 1
         return self._parts[part][place - self._starts[part]]
 

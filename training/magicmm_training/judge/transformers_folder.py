@@ -108,7 +108,7 @@ def _library() -> Any:
         raise MagicError(
             ErrorCode.SOURCE_UNAVAILABLE,
             "This judge needs transformers.",
-            "pip install 'magicmm[export]', or let one of our own checkpoints judge.",
+            "pip install 'magicmm[judge]', or let one of our own checkpoints judge.",
         ) from None
 
 

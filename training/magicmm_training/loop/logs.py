@@ -6,6 +6,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from magicmm.errors import ErrorCode, MagicError
+from magicmm_training.storage import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -38,9 +39,7 @@ class RunLogs:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             kept = [line for line in self._lines() if json.loads(line)[_STEP] <= done]
-            aside = self._path.with_name(f"{FILE_NAME}.new")
-            aside.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-            aside.replace(self._path)
+            write_whole(self._path, "".join(f"{line}\n" for line in kept))
             self._file = self._path.open("a", encoding="utf-8")
             self._board: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1)
         except OSError as error:

@@ -14,7 +14,7 @@ from magicmm_model.config_json import Layout
 from magicmm_model.saving import write_checkpoint
 from magicmm_model.tokenizer import PromptTokenizer
 from magicmm_training.loop.adapters import merged_tensors, train_parameters
-from magicmm_training.loop.durable import write_whole
+from magicmm_training.storage import write_whole
 from magicmm_training.loop.engine import ProcessEngine
 from magicmm_training.loop.feed import FedBatch, SampleFeed
 from magicmm_training.loop.fingerprint import model_fingerprint

@@ -27,7 +27,7 @@ import numpy as np
 
 from magicmm.errors import ErrorCode, MagicError
 from magicmm_training.mining.negative_rows import Margins, NegativeRef, NegativesRow, row_from_json, row_json
-from magicmm_training.mining.storage import storage_errors, write_aside
+from magicmm_training.storage import storage_errors, write_aside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from magicmm_training.mining.storage import write_aside
+from magicmm_training.storage import write_aside
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from magicmm.errors import ErrorCode, MagicError
-from magicmm_training.mining.storage import storage_errors, write_aside
+from magicmm_training.storage import storage_errors, write_aside
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -20,7 +20,7 @@ PAPER_ROWS = {
     TaskGroup.COMPOSED_TO_IMAGE: "CIRR",
 }
 """Whose instructions of the paper the three tasks borrow (`Source.instructions`)."""
-_HARD_SHARE = 0.5
+_HARD_SHARE = 0.65
 """Of the wrong scenes, so many differ from the right one in a single respect; the others are of another kind at all."""
 
 

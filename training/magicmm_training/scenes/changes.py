@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from magicmm_training.scenes.statements import Kind, full_kind
-from magicmm_training.scenes.world import COLOURS, SHAPES, SIZES, Scene
+from magicmm_training.scenes.world import COLOURS, SHAPES, Scene
 
 if TYPE_CHECKING:
     from random import Random
 
     from magicmm_training.scenes.world import Thing
 
-_VALUES = {"colour": COLOURS, "shape": SHAPES, "size": SIZES}
+_VALUES = {"colour": COLOURS, "shape": SHAPES}
 _OPENINGS = ("the same but ", "like this, but ", "as here, only ")
 
 
@@ -39,7 +39,7 @@ def change(scene: Scene, random: Random) -> Change | None:
         return None
     thing, kind = random.choice(named)
     others = tuple(other for other in scene.things if other != thing)
-    attribute = random.choice(("colour", "colour", "shape", "size", "gone"))
+    attribute = random.choice(("colour", "colour", "shape", "gone"))
     opening = random.choice(_OPENINGS)
     if attribute == "gone" and len(others) > 1:
         return Change(scene, f"{opening}without the {kind.noun()}", Scene(others))
@@ -54,7 +54,7 @@ def change(scene: Scene, random: Random) -> Change | None:
 
 def _name(thing: Thing, scene: Scene) -> Kind | None:
     """Return the shortest kind that fits this thing alone."""
-    for kind in (Kind(thing.shape), Kind(thing.shape, thing.colour), full_kind(thing)):
+    for kind in (Kind(thing.shape), full_kind(thing)):
         if kind.count(scene) == 1:
             return kind
     return None

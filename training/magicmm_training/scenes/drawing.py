@@ -19,8 +19,8 @@ SIDE = CELL * GRID
 """Pixels along one side of a picture."""
 _FINE = 4
 """Drawn this many times larger, then averaged."""
-_RADII = {"small": 0.25, "large": 0.42}
-"""Of a thing, in cells."""
+_RADII = (0.27, 0.42)
+"""Smallest and largest of a thing, in cells."""
 _JITTER = 0.06
 """Farthest from the middle of the cell, in cells."""
 _RGB = {
@@ -38,7 +38,7 @@ def draw(scene: Scene, look: str) -> Image.Image:
 
     Args:
         scene: What is shown.
-        look: Decides all that words do not name: places within cells, exact radii and hues, ground and clutter.
+        look: Decides all that words do not name: places within cells, sizes and hues, ground and clutter.
 
     Returns:
         RGB, `SIDE` x `SIDE`; the same scene and look always give the same pixels.
@@ -76,7 +76,7 @@ def _draw_thing(pen: ImageDraw.ImageDraw, thing: Thing, random: Random) -> None:
     unit = CELL * _FINE
     x = (thing.column + 0.5 + random.uniform(-_JITTER, _JITTER)) * unit
     y = (thing.row + 0.5 + random.uniform(-_JITTER, _JITTER)) * unit
-    radius = _RADII[thing.size] * random.uniform(0.9, 1.1) * unit
+    radius = random.uniform(*_RADII) * unit
     hue = tuple(min(255, max(0, value + random.randint(-14, 14))) for value in _RGB[thing.colour])
     if thing.shape == "circle":
         pen.ellipse((x - radius, y - radius, x + radius, y + radius), hue)

@@ -59,7 +59,7 @@ def _claim(scene: Scene, random: Random) -> tuple[str, str]:
     near = neighbours(scene, random)
     simple = random.random() < _SIMPLE_SHARE
     while True:
-        other = scene if fits else next(near) if random.random() < 0.5 else random_scene(random)
+        other = scene if fits else next(near) if random.random() < 0.6 else random_scene(random)
         said = _simple(other, random) if simple else say(other, random)
         if said.holds(scene) == fits:
             return said.words(random), _yes_or_no(fits)

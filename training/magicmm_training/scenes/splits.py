@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ FAMILY = 2
 """Scenes of a family differ in a single respect: the natural hard negatives of retrieval."""
 HELD_OUT_SHARE = 0.5
 """Of the test's scenes, so many hold a combination that training never shows."""
+_TRIES = 20
+"""Neighbours of a scene that are looked at for the rest of its family."""
 MOST = 10_000
 """Pairs of a kind; with more, different ones become hard to find."""
 
@@ -79,7 +82,8 @@ def make_splits(sizes: Sizes, seed: int) -> tuple[Split, Split]:
         (novel, lambda scene: scene.is_held_out),
         (sizes.test - novel, lambda scene: not scene.is_held_out),
     )
-    captions = [pair for count, allowed in parts for pair in captioned(count, test, allowed, shown)]
+    said: set[str] = set()
+    captions = [pair for count, allowed in parts for pair in captioned(count, test, allowed, shown, said)]
     changes = [edit for count, allowed in parts for edit in changed(count, test, allowed, shown)]
     taken = set(shown)
     return Split(
@@ -94,23 +98,26 @@ def shown_scenes(split: Split) -> set[Scene]:
     return {pair.scene for pair in split.captions} | edits
 
 
-def captioned(count: int, random: Random, allowed: Callable[[Scene], bool], taken: set[Scene]) -> list[Captioned]:
-    """Return captioned scenes in families, no scene and no caption twice.
+def captioned(
+    count: int, random: Random, allowed: Callable[[Scene], bool], taken: set[Scene], said: set[str] | None = None
+) -> list[Captioned]:
+    """Return captioned scenes in families, no scene twice.
 
     Args:
         count: How many.
         random: Decides everything.
         allowed: Which scenes may be shown.
         taken: Scenes that may not occur again; those of the result are added.
+        said: Captions that may not occur again, likewise; None = they may.
     """
     found: list[Captioned] = []
-    said: set[str] = set()
     for scene in _families(random, lambda scene: allowed(scene) and scene not in taken):
         statement = say(scene, random)
         words = statement.words(random)
-        if words in said or scene in taken:
+        if scene in taken or words in (said or ()):
             continue
-        said.add(words)
+        if said is not None:
+            said.add(words)
         taken.add(scene)
         found.append(Captioned(scene, statement, words))
         if len(found) == count:
@@ -139,6 +146,6 @@ def _families(random: Random, wanted: Callable[[Scene], bool]) -> Iterator[Scene
         if not wanted(first):
             continue
         yield first
-        near = neighbours(first, random)
-        for _ in range(FAMILY - 1):
-            yield next(scene for scene in near if wanted(scene))
+        # All neighbours of a small scene may be taken.
+        near = islice(neighbours(first, random), _TRIES)
+        yield from islice(filter(wanted, near), FAMILY - 1)

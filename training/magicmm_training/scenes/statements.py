@@ -27,27 +27,23 @@ _DIRECTIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """Things of a shape and a colour, perhaps of a size; None leaves an attribute open."""
+    """Things of a shape and a colour; None leaves one open."""
 
     shape: str | None = None
     colour: str | None = None
-    size: str | None = None
 
     def fits(self, thing: Thing) -> bool:
         """Whether a thing is of this kind."""
-        return all(
-            wanted in (None, given)
-            for wanted, given in ((self.shape, thing.shape), (self.colour, thing.colour), (self.size, thing.size))
-        )
+        return self.shape in (None, thing.shape) and self.colour in (None, thing.colour)
 
     def count(self, scene: Scene) -> int:
         """How many things of a scene are of this kind."""
         return sum(map(self.fits, scene.things))
 
     def noun(self, plural: bool = False) -> str:
-        """Return for example "small red circle"; "shape" stands for any."""
+        """Return for example "red circle"; "shape" stands for any."""
         noun = (self.shape or "shape") + "s" * plural
-        return " ".join(word for word in (self.size, self.colour, noun) if word)
+        return f"{self.colour} {noun}" if self.colour else noun
 
     def one(self) -> str:
         """Return the noun with its article."""
@@ -77,7 +73,7 @@ class Has:
         return all(kind.count(scene) for kind in self.kinds)
 
     def words(self, random: Random) -> str:
-        """Return for example "a red circle and a small blue star"."""
+        """Return for example "a red circle and a blue square"."""
         names = [kind.one() for kind in random.sample(self.kinds, len(self.kinds))]
         joint = random.choice((" and ", " with ", " together with ")) if len(names) == 2 else " and "
         return _opening(random) + joint.join((", ".join(names[:-1]), names[-1]) if len(names) > 1 else names)
@@ -117,7 +113,7 @@ class Beside:
         )
 
     def words(self, random: Random) -> str:
-        """Return for example "a red circle above a blue star"."""
+        """Return for example "a red circle above a blue square"."""
         return f"{_opening(random)}{self.first.one()} {random.choice(_DIRECTIONS[self.direction])} {self.second.one()}"
 
 
@@ -132,7 +128,7 @@ class Whole:
         return Counter(map(full_kind, scene.things)) == dict(self.kinds)
 
     def words(self, random: Random) -> str:
-        """Return for example "nothing but a small red circle and two large blue stars"."""
+        """Return for example "nothing but a red circle and two blue squares"."""
         names = [
             kind.one() if number == 1 else f"{NUMBERS[number]} {kind.noun(True)}"
             for kind, number in random.sample(self.kinds, len(self.kinds))
@@ -143,7 +139,7 @@ class Whole:
 
 def full_kind(thing: Thing) -> Kind:
     """Return all that words can say of a thing but its place."""
-    return Kind(thing.shape, thing.colour, thing.size)
+    return Kind(thing.shape, thing.colour)
 
 
 def lies(one: Thing, direction: str, other: Thing) -> bool:
@@ -161,9 +157,9 @@ def say(scene: Scene, random: Random) -> Statement:
     drawn = random.random()
     if drawn < 0.4:
         return _relation(scene, random)
-    if drawn < 0.6 and (number := _number(scene, random)) is not None:
+    if drawn < 0.55 and (number := _number(scene, random)) is not None:
         return number
-    if drawn < 0.8:
+    if drawn < 0.85:
         return Whole(tuple(Counter(map(full_kind, scene.things)).items()))
     return _some(scene, random)
 
@@ -171,7 +167,7 @@ def say(scene: Scene, random: Random) -> Statement:
 def _relation(scene: Scene, random: Random) -> Statement:
     one, other = random.sample(scene.things, 2)
     direction = random.choice([side for side in _DIRECTIONS if lies(one, side, other)])
-    return Beside(_loose_kind(one, random), direction, _loose_kind(other, random))
+    return Beside(full_kind(one), direction, full_kind(other))
 
 
 def _number(scene: Scene, random: Random) -> Statement | None:
@@ -186,15 +182,8 @@ def _number(scene: Scene, random: Random) -> Statement | None:
 
 
 def _some(scene: Scene, random: Random) -> Statement:
-    kinds = sorted({(thing.shape, thing.colour) for thing in scene.things})
-    chosen = random.sample(kinds, min(len(kinds), random.choice((2, 2, 3))))
-    things = [random.choice([t for t in scene.things if (t.shape, t.colour) == pair]) for pair in chosen]
-    return Has(tuple(_loose_kind(thing, random) for thing in things))
-
-
-def _loose_kind(thing: Thing, random: Random) -> Kind:
-    """Return the kind of a thing, in half of the cases without its size."""
-    return Kind(thing.shape, thing.colour, thing.size if random.random() < 0.5 else None)
+    kinds = sorted({full_kind(thing) for thing in scene.things}, key=Kind.noun)
+    return Has(tuple(random.sample(kinds, min(len(kinds), random.choice((2, 2, 3))))))
 
 
 def _opening(random: Random) -> str:

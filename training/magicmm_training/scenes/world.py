@@ -1,4 +1,4 @@
-"""What scenes are made of: things of a shape, a colour and a size in the cells of a small grid."""
+"""What scenes are made of: things of a shape and a colour in the cells of a small grid."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ GRID = 2
 """Cells along one side; after compression and unshuffle, a cell of 4 x 4 patches becomes one visual token."""
 SHAPES = ("circle", "square", "triangle")
 COLOURS = ("red", "green", "blue", "yellow", "purple")
-SIZES = ("small", "large")
 HELD_OUT = frozenset({("triangle", "green"), ("circle", "yellow")})
 """Combinations of shape and colour that no training picture holds; their parts are all seen apart."""
 
@@ -26,7 +25,6 @@ class Thing:
     column: int
     shape: str
     colour: str
-    size: str
 
     @property
     def is_held_out(self) -> bool:
@@ -50,14 +48,12 @@ class Scene:
         return any(thing.is_held_out for thing in self.things)
 
 
-def random_scene(random: Random, fewest: int = 2, most: int = 3) -> Scene:
-    """Return a scene of `fewest` to `most` things; things often share an attribute, so that words must be read."""
-    cells = random.sample(
-        [(row, column) for row in range(GRID) for column in range(GRID)], random.randint(fewest, most)
-    )
+def random_scene(random: Random) -> Scene:
+    """Return a scene of two to four things, which often share an attribute, so that words must be read."""
+    cells = random.sample([(row, column) for row in range(GRID) for column in range(GRID)], random.choice((2, 3, 3, 4)))
     things: list[Thing] = []
     for row, column in cells:
-        thing = Thing(row, column, random.choice(SHAPES), random.choice(COLOURS), random.choice(SIZES))
+        thing = Thing(row, column, random.choice(SHAPES), random.choice(COLOURS))
         if things and random.random() < 0.35:
             other = random.choice(things)
             attribute = random.choice(("shape", "colour", "both"))
@@ -76,15 +72,13 @@ def neighbours(scene: Scene, random: Random) -> Iterator[Scene]:
         place = random.randrange(len(scene.things))
         thing = scene.things[place]
         others = scene.things[:place] + scene.things[place + 1 :]
-        attribute = random.choice(("shape", "colour", "size", "cell"))
+        attribute = random.choice(("shape", "colour", "cell"))
         if attribute == "cell":
             yield _swapped(scene, place, random)
         elif attribute == "shape":
             yield Scene((*others, replace(thing, shape=_another(SHAPES, thing.shape, random))))
-        elif attribute == "colour":
-            yield Scene((*others, replace(thing, colour=_another(COLOURS, thing.colour, random))))
         else:
-            yield Scene((*others, replace(thing, size=_another(SIZES, thing.size, random))))
+            yield Scene((*others, replace(thing, colour=_another(COLOURS, thing.colour, random))))
 
 
 def _swapped(scene: Scene, place: int, random: Random) -> Scene:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING
 
 from magicmm.errors import ErrorCode, MagicError
 from magicmm_model.instructions import INSTRUCTIONS, TaskGroup
 from magicmm_model.templates import Side
 from magicmm_training.data.files import open_rows, source_files
-from magicmm_training.entries import Entry, image_bytes
+from magicmm_training.entries import Entry, LazyEntries, image_bytes
 from magicmm_training.evaluation.benchmarks.reading import BenchmarkPictures, make_entry
 from magicmm_training.evaluation.task import MISSING, Retrieval
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from magicmm_training.data.rows import Row, Rows
@@ -114,8 +114,8 @@ def read_questions(files: Sequence[Path], folder: Path) -> Retrieval:
     )
 
 
-class PageEntries(Sequence[Entry]):
-    """Pages as entries, read when asked for: a corpus does not fit into memory."""
+class PageEntries(LazyEntries):
+    """Pages as entries."""
 
     def __init__(self, rows: Rows, places: Sequence[int], pictures: BenchmarkPictures) -> None:
         """Use some rows of a table, in this order."""
@@ -126,16 +126,8 @@ class PageEntries(Sequence[Entry]):
     def __len__(self) -> int:
         return len(self._places)
 
-    @overload
-    def __getitem__(self, place: int) -> Entry: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> list[Entry]: ...
-
-    def __getitem__(self, place: int | slice) -> Entry | list[Entry]:
-        """Read a page, or some."""
-        if isinstance(place, slice):
-            return [self[each] for each in range(len(self))[place]]
+    def at(self, place: int) -> Entry:
+        """Read a page."""
         row = self._rows[self._places[place]]
         picture = self._pictures.of(row, "image", row.values.get("image"))
         return make_entry(None, MISSING if picture is None else picture, _TASK, Side.CANDIDATE, _TILES)
