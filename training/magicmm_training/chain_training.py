@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from magicmm.errors import ErrorCode, MagicError
 from magicmm_training.chain_keys import OpenData
-from magicmm_training.storage import write_aside
 from magicmm_training.loop.logs import read_log
 from magicmm_training.loop.loop import train
 from magicmm_training.recipe import Contrastive, Recipe, Reranker, Restoration, TrainingStage
+from magicmm_training.storage import write_aside
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,9 +13,9 @@ from magicmm_training.evaluation.evaluate import EvaluationOptions, evaluate
 from magicmm_training.evaluation.report import write_report
 from magicmm_training.evaluation.result import EvaluationResult
 from magicmm_training.loop.loop import CHECKPOINT
-from magicmm_training.storage import write_aside
 from magicmm_training.recipe import Benchmark, Evaluation
 from magicmm_training.recipe_file import load_recipe
+from magicmm_training.storage import write_aside
 
 if TYPE_CHECKING:
     import argparse

@@ -14,7 +14,6 @@ from magicmm_model.config_json import Layout
 from magicmm_model.saving import write_checkpoint
 from magicmm_model.tokenizer import PromptTokenizer
 from magicmm_training.loop.adapters import merged_tensors, train_parameters
-from magicmm_training.storage import write_whole
 from magicmm_training.loop.engine import ProcessEngine
 from magicmm_training.loop.feed import FedBatch, SampleFeed
 from magicmm_training.loop.fingerprint import model_fingerprint
@@ -28,6 +27,7 @@ from magicmm_training.loop.resume import RunState, differences
 from magicmm_training.loop.sampler import BatchSampler, seed_of
 from magicmm_training.loop.schedule import learning_rate, total_steps
 from magicmm_training.losses.quantised_forward import quantise_forward
+from magicmm_training.storage import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

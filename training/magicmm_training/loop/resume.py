@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from magicmm.errors import ErrorCode, MagicError
-from magicmm_training.storage import sync, write_whole
 from magicmm_training.loop.fsdp import local_part
+from magicmm_training.storage import sync, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
