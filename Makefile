@@ -91,6 +91,7 @@ bench: $(VENV)/ready ## run every benchmark (see benchmarks/README.md)
 	$(BIN)/python benchmarks/export_2b.py
 	$(BIN)/python benchmarks/latency_2b.py
 	$(BIN)/python benchmarks/train_throughput.py
+	$(BIN)/python benchmarks/train_chain.py
 
 wheel: $(VENV)/ready ## build dist/*.whl
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .

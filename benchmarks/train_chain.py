@@ -52,7 +52,7 @@ LAST = "3 judged negatives"
 CHAIN = (*STAGES, RERANKED)
 ROWS = (*CHAIN, NO_MINING, NO_JUDGE, MINED_AGAIN)
 PARTS = ("first", "five", "fits")
-UNUSED = ("reranker", "evaluation")
+UNUSED = ("judge_model", "reranker", "evaluation")
 """Stages that the ablations leave out."""
 NEGATIVES = (
     ("mined, for 2b", "whole", "mine", "hnm"),
@@ -62,9 +62,12 @@ NEGATIVES = (
 )
 """What the table calls hard negatives, the recipe and stage that found them, and the stage that uses them."""
 QUICK_OPTIONS = [
-    *(f"--stages.{name}.steps={steps}" for name, steps in (("restoration", 60), ("reranker", 3))),
+    *(f"--stages.{name}.steps={steps}" for name, steps in (("restoration", 60), ("judge_model", 20), ("reranker", 3))),
     *(f"--stages.{name}.steps=2" for name in ("warmup", "hnm", "finetune")),
-    *(f"--stages.{name}.batch.per_device=8" for name in ("restoration", "warmup", "hnm", "finetune", "reranker")),
+    *(
+        f"--stages.{name}.batch.per_device=8"
+        for name in ("restoration", "warmup", "hnm", "judge_model", "finetune", "reranker")
+    ),
     "--stages.judge.unclear_share=1",
     "--stages.judge.top=5",
 ]
@@ -316,6 +319,10 @@ def compare(report: Report, runs: Sequence[SeedRun]) -> None:
     wins = [run.judged.right / run.judged.asked - (1 - run.judged.fitting / run.judged.asked) for run in runs]
     said = ", ".join(f"{100 * win:+.1f}" for win in wins)
     report.goal("judge", "right more often than always no", f"{said} points", min(wins) > 0)
+    judged, top = "judged, for 3", "top candidates, for 3"
+    fewer = [100 * (run.false_negatives[top] - run.false_negatives[judged]) for run in runs]
+    said = f"{np.mean(fewer):+.1f} ({', '.join(f'{one:+.1f}' for one in fewer)}) points fewer"
+    report.goal("false negatives", "fewer among the judged than among the top candidates", said, min(fewer) > 0)
 
 
 def one_digit(value: float) -> str:

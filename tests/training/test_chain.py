@@ -31,7 +31,7 @@ from magicmm_training.scenes import Sizes, write_base, write_scenes
 from one_thread import one_thread as one_thread
 
 ROOT = Path(__file__).parents[2]
-STAGES = ("restoration", "warmup", "mine", "hnm", "judge", "finetune", "reranker", "evaluation")
+STAGES = ("restoration", "warmup", "mine", "hnm", "judge_model", "judge", "finetune", "reranker", "evaluation")
 # The recipe of the package with few steps. One source stays unjudged, to have negatives whatever the judge says.
 OVERLAY = """
 extends: {tiny}
@@ -39,6 +39,7 @@ stages:
   restoration: {{steps: 40, batch: {{per_device: 16}}, optimiser: {{lr: 5e-3}}}}
   warmup: {{steps: 3, batch: {{per_device: 8}}, save_every: 1}}
   hnm: {{steps: 2, batch: {{per_device: 8}}}}
+  judge_model: {{steps: 10, batch: {{per_device: 16}}, optimiser: {{lr: 5e-3}}}}
   finetune: {{steps: 2, batch: {{per_device: 4}}}}
   reranker: {{steps: 2, batch: {{per_device: 4}}}}
   judge:
@@ -93,10 +94,10 @@ def test_every_stage_runs_and_leaves_its_result(run: tuple[Path, RunRecord]) -> 
     out, record = run
     assert [stage.name for stage in record.stages] == list(STAGES)
     folders = {stage.name: out / stage.folder for stage in record.stages}
-    for name in ("restoration", "warmup", "hnm", "finetune", "reranker"):
+    for name in ("restoration", "warmup", "hnm", "judge_model", "finetune", "reranker"):
         config = Checkpoint.open(folders[name] / "checkpoint").config
-        # Judge and reranker need a head; embedders are saved without.
-        assert (config.head is Head.NONE) == (name in ("warmup", "hnm", "finetune"))
+        # Embedders are saved without a head, unless a later stage is to speak (`keep_head`).
+        assert (config.head is Head.NONE) == (name == "finetune")
         assert not (folders[name] / "state").exists()
     for name in ("mine", "judge"):
         lines = (folders[name] / "negatives.jsonl").read_text().splitlines()
@@ -147,7 +148,7 @@ def test_a_second_run_does_nothing(run: tuple[Path, RunRecord], world: Path, mon
         (["--stages.evaluation.rerank_top", "3"], {"evaluation"}),
         (["--stages.reranker.weights", "[1, 2]"], {"reranker", "evaluation"}),
         (["--stages.finetune.loss.temperature", "0.07"], {"finetune", "evaluation"}),
-        (["--stages.mine.ranks", "[2, 9]"], {"mine", "hnm", "judge", "finetune", "reranker", "evaluation"}),
+        (["--stages.mine.ranks", "[2, 9]"], set(STAGES) - {"restoration", "warmup"}),
         (["--stages.warmup.optimiser.lr", "2.5e-3"], set(STAGES) - {"restoration"}),
         (["--stages.restoration.steps", "41"], set(STAGES)),
         (["--model.compression", "1"], set(STAGES)),
@@ -199,7 +200,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from magicmm_training.chain import ChainOptions, embed_for, run_chain
+from magicmm_training.chain import ChainOptions, run_chain
 from magicmm_training.recipe_file import load_recipe
 
 def report(stage, what, done, total, loss):
@@ -350,7 +351,7 @@ def test_until_and_only_choose_stages(
 
     assert names(until="hnm") == ["restoration", "warmup", "mine", "hnm"]
     assert names(only="mine") == ["restoration", "warmup", "mine"]
-    assert names(only="reranker") == ["restoration", "warmup", "mine", "hnm", "judge", "reranker"]
+    assert names(only="reranker") == [*STAGES[:6], "reranker"]
     for asked in ({"until": "later"}, {"only": "later"}):
         with pytest.raises(MagicError, match="has no stage 'later'"):
             names(**asked)

@@ -126,7 +126,7 @@ def run_job(job: Job, data: OpenData | None = None, progress: Progress | None = 
         start,
         compression=model.compression,
         image_size=model.image_size,
-        head=not isinstance(stage, Contrastive),
+        head=stage.keep_head if isinstance(stage, Contrastive) else True,
     )
     tokenizer = PromptTokenizer(job.start / "tokenizer.json", loaded.config.language.vocab_size)
     objective = _objective(job, stage, loaded.config, tokenizer, data or OpenData(job.recipe))

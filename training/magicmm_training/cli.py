@@ -109,7 +109,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name, default, what in (
         ("captions", 4000, "training pairs of caption and picture"),
         ("changes", 2000, "training pairs of picture with change, and picture"),
-        ("samples", 24000, "instruction samples"),
+        ("samples", 40000, "instruction samples"),
         ("test", 300, "test pairs of each task"),
     ):
         scenes.add_argument(f"--{name}", type=_count, default=default, metavar="N", help=f"{what} (default {default})")

@@ -181,6 +181,8 @@ class Contrastive(TrainingStage):
         negatives: Name of a mining or judge stage whose negatives are used; None = in-batch only.
         negatives_each: Hard negatives of each query (paper: 2 mined, 12 judged).
         use_explicit: Also use negatives that the data brings.
+        keep_head: Keep what next-token logits need, untrained, so that a generative stage can start from the result; the
+            start must have it.
         loss: The loss.
     """
 
@@ -188,6 +190,7 @@ class Contrastive(TrainingStage):
     negatives: str | None = None
     negatives_each: Annotated[int, Field(ge=0)] = 0
     use_explicit: bool = False
+    keep_head: bool = False
     loss: Loss = Loss()
 
     @model_validator(mode="after")

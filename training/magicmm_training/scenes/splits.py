@@ -41,7 +41,7 @@ class Sizes:
 
     captions: int = 4000
     changes: int = 2000
-    samples: int = 24000
+    samples: int = 40000
     test: int = 300
 
     def __post_init__(self) -> None:
