@@ -61,7 +61,7 @@ demo: $(VENV)-demo/ready $(DEMO)/photos/ready
 endif
 
 test: $(VENV)/ready ## run the tests
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -n auto --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-slow: $(VENV)/ready ## run the tests that take minutes
 	$(BIN)/pytest -m slow
