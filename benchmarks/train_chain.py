@@ -134,6 +134,8 @@ class SeedRun:
         if options.quick:
             words += QUICK_OPTIONS
         whole = load_recipe("tiny", words)
+        if options.quick:
+            whole = partly_judged(whole)
         self._recipes = {
             "whole": whole,
             "no mining": without_mining(whole),
@@ -190,6 +192,13 @@ class SeedRun:
 
     def _checkpoint(self, recipe: str, stage: str | None) -> Path:
         return self._folder / "base" if stage is None else self._output(recipe, stage) / "checkpoint"
+
+
+def partly_judged(recipe: Recipe) -> Recipe:
+    """Return the recipe with one source unjudged: after a few steps a judge may reject nothing, and nothing is left."""
+    judge: Any = next(stage for stage in recipe.stages if stage.name == "judge")
+    data = [source.model_dump() | {"judged": place > 0} for place, source in enumerate(judge.data)]
+    return changed(recipe, {"judge": {"data": data}})
 
 
 def without_mining(recipe: Recipe) -> Recipe:

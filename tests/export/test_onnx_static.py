@@ -18,7 +18,7 @@ from onnx import numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor
 
 from graph_runs import FOUR, SIDE, cosine, options, pictures, run_here
-from magicmm import Bundle, Embedder, ErrorCode, MagicError
+from magicmm import Bundle, Embedder, ErrorCode, MagicError, openvino_runtime
 from magicmm.runtime import open_session
 from magicmm_export import isolated
 from magicmm_export.bench import measure
@@ -142,7 +142,23 @@ def gelu(values: Array) -> Array:
     return np.asarray(torch.nn.functional.gelu(torch.from_numpy(values)).numpy())
 
 
-def test_openvino_gives_the_tokens_of_an_integer_model(bundle: Bundle, reference: MagicModel) -> None:
+@pytest.fixture
+def float32_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take no bfloat16, which rounds, on processors that have it."""
+    monkeypatch.setattr(openvino_runtime, "attention_type", lambda: "f32")
+
+
+def test_attention_in_its_own_type_stays_close(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = pictures(4, SIDE)
+    own = open_session(bundle, "vision", 1, "openvino").run({"pixels": pixels})
+    monkeypatch.setattr(openvino_runtime, "attention_type", lambda: "f32")
+    exact = open_session(bundle, "vision", 1, "openvino").run({"pixels": pixels})
+    assert min(cosine(one, other) for one, other in zip(own, exact, strict=True)) > 0.999
+
+
+def test_openvino_gives_the_tokens_of_an_integer_model(
+    bundle: Bundle, reference: MagicModel, float32_attention: None
+) -> None:
     """A number on the edge of two codes may fall to either side; attention spreads that over its tile, not further."""
     pixels = pictures(4, SIDE)
     found = open_session(bundle, "vision", 1, "openvino").run({"pixels": pixels})
@@ -202,7 +218,7 @@ def test_the_graph_changes_neither_weights_nor_fingerprint(
     assert "alternatives" not in json.loads(plain.file("golden/cases.json").read_text())["cases"][0]
 
 
-def test_pieces_and_the_embedder_agree(bundle: Bundle) -> None:
+def test_pieces_and_the_embedder_agree(bundle: Bundle, float32_attention: None) -> None:
     embedder = Embedder.open(bundle, 1, "openvino")
     wanted = embedder.embed_image(sample_scene())
     pixels = embedder.prepare(sample_scene())

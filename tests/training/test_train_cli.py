@@ -31,7 +31,9 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 DROPPED = [
-    word for name in ("hnm", "judge_model", "judge", "finetune", "reranker", "evaluation") for word in (f"--stages.{name}", "null")
+    word
+    for name in ("hnm", "judge_model", "judge", "finetune", "reranker", "evaluation")
+    for word in (f"--stages.{name}", "null")
 ]
 
 

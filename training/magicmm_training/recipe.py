@@ -181,8 +181,7 @@ class Contrastive(TrainingStage):
         negatives: Name of a mining or judge stage whose negatives are used; None = in-batch only.
         negatives_each: Hard negatives of each query (paper: 2 mined, 12 judged).
         use_explicit: Also use negatives that the data brings.
-        keep_head: Keep what next-token logits need, untrained, so that a generative stage can start from the result; the
-            start must have it.
+        keep_head: Keep what next-token logits need, untrained, so that a generative stage can start from the result.
         loss: The loss.
     """
 

@@ -120,12 +120,16 @@ def saturates() -> bool:
     return _largest_sum({}) != _DEPTH * 127 * 127
 
 
+def attention_type() -> str:
+    """Return the type of what is not int8, above all of attention: "bf16" where the processor multiplies it, or "f32"."""
+    return "bf16" if "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+
+
 def _properties(threads: int) -> dict[str, Any]:
     """Return how a graph is compiled on this processor."""
-    capabilities = _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
     found: dict[str, Any] = {
         "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "bf16" if "BF16" in capabilities else "f32",
+        "INFERENCE_PRECISION_HINT": attention_type(),
         "ENABLE_CPU_PINNING": False,  # onnxruntime leaves its fastest kernels in a thread that is bound to one core
     }
     if threads:
