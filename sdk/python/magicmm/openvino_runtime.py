@@ -121,7 +121,7 @@ def saturates() -> bool:
 
 
 def attention_type() -> str:
-    """Return the type of what is not int8, above all of attention: "bf16" where the processor multiplies it, or "f32"."""
+    """Return the type of what is not int8, as attention: "bf16" where the processor multiplies it, else "f32"."""
     return "bf16" if "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
 
 
