@@ -199,6 +199,7 @@ def measure(variant: Variant, options: argparse.Namespace) -> None:
     from magicmm_model.loading import load_model
     from magicmm_model.tokenizer import PromptTokenizer
     from magicmm_training.loop.contrastive import ContrastiveObjective
+    from magicmm_training.loop.engine import leave_processes
     from magicmm_training.loop.loop import train
     from magicmm_training.recipe import Batch, Contrastive, Optimiser, Source
 
@@ -225,6 +226,7 @@ def measure(variant: Variant, options: argparse.Namespace) -> None:
     facts = {"before": before, "peak": _peak_bytes()}
     path = options.out / f"memory-{os.environ.get('RANK', '0')}.json"
     path.write_text(json.dumps(facts), encoding="utf-8")
+    leave_processes()
 
 
 class Photos:

@@ -125,10 +125,12 @@ def run_scenes(options: argparse.Namespace) -> tuple[Facts, int]:
 def run_stage(options: argparse.Namespace) -> tuple[Facts, int]:
     """Train as one of several processes."""
     from magicmm_training.chain_training import Job, run_job
+    from magicmm_training.loop.engine import leave_processes
 
     job = Job.read(options.job)
     with Bar() as bar:
         checkpoint = run_job(job, progress=lambda done, total, loss: bar.show(job.stage, "steps", done, total, loss))
+    leave_processes()
     return Facts(str(checkpoint), {"checkpoint": str(checkpoint)}), 0
 
 

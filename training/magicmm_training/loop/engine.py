@@ -122,3 +122,13 @@ def _average(parameters: Sequence[nn.Parameter], processes: int) -> None:
             for gradient, mean in zip(bucket, means, strict=True):
                 gradient.copy_(mean.view_as(gradient))
             bucket = []
+
+
+def leave_processes() -> None:
+    """Close the connections to the other processes, at the end of this one.
+
+    Processes that just end race: whoever still listens when the others are gone may be aborted by gloo.
+    """
+    state = PartialState()
+    state.wait_for_everyone()
+    state.destroy_process_group()
