@@ -54,10 +54,11 @@ ROWS = (*CHAIN, NO_MINING, NO_JUDGE, MINED_AGAIN)
 PARTS = ("first", "five", "fits")
 UNUSED = ("judge_model", "reranker", "evaluation")
 """Stages that the ablations leave out."""
+JUDGED, UNJUDGED = "judged, for 3", "top candidates, for 3"
 NEGATIVES = (
     ("mined, for 2b", "whole", "mine", "hnm"),
-    ("judged, for 3", "whole", "judge", "finetune"),
-    ("top candidates, for 3", "no judge", "top", "finetune"),
+    (JUDGED, "whole", "judge", "finetune"),
+    (UNJUDGED, "no judge", "top", "finetune"),
     ("mined again, for 3", "mined again", "again", "finetune"),
 )
 """What the table calls hard negatives, the recipe and stage that found them, and the stage that uses them."""
@@ -180,7 +181,7 @@ class SeedRun:
             self.seconds[stage.name] += stage.seconds
 
     def _stage(self, recipe: str, name: str) -> Any:
-        return next(stage for stage in self._recipes[recipe].stages if stage.name == name)
+        return self._recipes[recipe].stage(name)
 
     def _data(self, recipe: str, stage: str) -> list[PairSet]:
         data = OpenData(self._recipes[recipe])
@@ -196,7 +197,7 @@ class SeedRun:
 
 def partly_judged(recipe: Recipe) -> Recipe:
     """Return the recipe with one source unjudged: after a few steps a judge may reject nothing, and nothing is left."""
-    judge: Any = next(stage for stage in recipe.stages if stage.name == "judge")
+    judge: Any = recipe.stage("judge")
     data = [source.model_dump() | {"judged": place > 0} for place, source in enumerate(judge.data)]
     return changed(recipe, {"judge": {"data": data}})
 
@@ -214,13 +215,14 @@ def without_judge(recipe: Recipe) -> Recipe:
 
 def mined_again(recipe: Recipe) -> Recipe:
     """Return the recipe whose last round mines as the round before it did, with the newer model."""
-    mine: Any = next(stage for stage in recipe.stages if stage.name == "mine")
+    mine: Any = recipe.stage("mine")
     return _with_mining(recipe, "again", lambda each: mine.ranks)
 
 
 def _with_mining(recipe: Recipe, name: str, ranks: Callable[[int], tuple[int, int]]) -> Recipe:
-    stages: dict[str, Any] = {stage.name: stage for stage in recipe.stages}
-    judge, each = stages["judge"], stages["finetune"].negatives_each
+    judge: Any = recipe.stage("judge")
+    finetune: Any = recipe.stage("finetune")
+    each = finetune.negatives_each
     mining = Mining(name=name, init=judge.init, data=judge.data, ranks=ranks(each), each=each, batch=judge.batch)
     changes = {"finetune": {"negatives": name}, "judge": mining.model_dump(), **dict.fromkeys(UNUSED)}
     return changed(recipe, changes)
@@ -328,8 +330,7 @@ def compare(report: Report, runs: Sequence[SeedRun]) -> None:
     wins = [run.judged.right / run.judged.asked - (1 - run.judged.fitting / run.judged.asked) for run in runs]
     said = ", ".join(f"{100 * win:+.1f}" for win in wins)
     report.goal("judge", "right more often than always no", f"{said} points", min(wins) > 0)
-    judged, top = "judged, for 3", "top candidates, for 3"
-    fewer = [100 * (run.false_negatives[top] - run.false_negatives[judged]) for run in runs]
+    fewer = [100 * (run.false_negatives[UNJUDGED] - run.false_negatives[JUDGED]) for run in runs]
     said = f"{np.mean(fewer):+.1f} ({', '.join(f'{one:+.1f}' for one in fewer)}) points fewer"
     report.goal("false negatives", "fewer among the judged than among the top candidates", said, min(fewer) > 0)
 

@@ -118,7 +118,7 @@ def embed_for(
     """
     options = replace(options or ChainOptions(), only=stage)
     stages = _wanted(recipe, options)
-    wanted = next(one for one in stages if one.name == stage)
+    wanted = recipe.stage(stage)
     if not isinstance(wanted, (Mining, Judge)):
         raise MagicError(
             ErrorCode.ARGUMENT_INVALID, f"Stage {stage!r} embeds nothing.", "Name a mining or a judge stage."

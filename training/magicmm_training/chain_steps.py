@@ -70,7 +70,7 @@ class Workshop:
         from magicmm_model.tokenizer import PromptTokenizer
         from magicmm_training.evaluation.embedders import TorchEvaluationEmbedder
 
-        options = next(one for one in self.recipe.stages if one.name == stage)
+        options = self.recipe.stage(stage)
         assert isinstance(options, TrainingStage)  # noqa: S101 - the recipe demands it
         dtype = torch.bfloat16 if options.dtype == "bfloat16" else torch.float32
         folder = self.checkpoint(stage)
@@ -230,7 +230,7 @@ def _reranker(stage: Evaluation, shop: Workshop) -> PairScorer | None:
         return None
     from magicmm_training.reranker.inference import Reranker as Scorer
 
-    options = next(one for one in shop.recipe.stages if one.name == stage.reranker)
+    options = shop.recipe.stage(stage.reranker)
     assert isinstance(options, TrainingStage)  # noqa: S101 - the recipe demands it
     dtype = torch.bfloat16 if options.dtype == "bfloat16" else torch.float32
     return Scorer.open(

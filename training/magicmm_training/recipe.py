@@ -181,7 +181,8 @@ class Contrastive(TrainingStage):
         negatives: Name of a mining or judge stage whose negatives are used; None = in-batch only.
         negatives_each: Hard negatives of each query (paper: 2 mined, 12 judged).
         use_explicit: Also use negatives that the data brings.
-        keep_head: Keep what next-token logits need, untrained, so that a generative stage can start from the result.
+        keep_head: Keep what next-token logits need, so that a generative stage can start from the result. The loss does
+            not see logits: a matrix of their own stays as it was, one shared with the token table changes as that does.
         loss: The loss.
     """
 
@@ -397,6 +398,10 @@ class Recipe(Strict):
                     )
             kinds[stage.name] = stage.kind
         return self
+
+    def stage(self, name: str) -> Stage:
+        """Return the stage of a name that the recipe is known to have."""
+        return next(stage for stage in self.stages if stage.name == name)
 
 
 _TRAINED = {"restoration", "contrastive"}
