@@ -24,7 +24,7 @@ $(VENV)-demo/ready: pyproject.toml
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[heic,export,training,openvino,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[heic,export,training,openvino,executorch,coreml,dev]'
 	@touch $@
 
 $(VENV)-nano/ready: pyproject.toml
@@ -91,6 +91,8 @@ bench: $(VENV)/ready ## run every benchmark (see benchmarks/README.md)
 	$(BIN)/python benchmarks/export_2b.py
 	$(BIN)/python benchmarks/latency_2b.py
 	$(BIN)/python benchmarks/train_throughput.py
+	$(BIN)/python benchmarks/runtimes.py
+	$(BIN)/python benchmarks/parity.py
 	$(BIN)/python benchmarks/train_chain.py
 
 wheel: $(VENV)/ready ## build dist/*.whl

@@ -120,6 +120,8 @@ def _parser() -> argparse.ArgumentParser:
     found.add_argument("--recipe", default="int8")
     found.add_argument("--low-memory", action="store_true")
     found.add_argument("--openvino", action="store_true")
+    found.add_argument("--runtime", default="onnx")
+    found.add_argument("--buckets")
     found.add_argument("--image-size", type=int)
     found.add_argument("--compression", type=int)
     return found
@@ -130,6 +132,7 @@ def _command(options: argparse.Namespace) -> None:
     from magicmm_export import cli
 
     arguments = [str(options.source), str(options.target), "--recipe", options.recipe, "--no-cache", "--min-cosine=-1"]
+    arguments += ["--runtime", options.runtime, *(["--buckets", options.buckets] if options.buckets else [])]
     arguments += ["--low-memory"] if options.low_memory else []
     arguments += ["--compression", str(options.compression)] if options.compression else []
     with contextlib.redirect_stdout(sys.stderr):
@@ -156,11 +159,12 @@ def _vision(options: argparse.Namespace) -> None:
     """
     from magicmm_export.graph import DataFile, GraphWriter
     from magicmm_export.onnx.calibrated import calibrated
-    from magicmm_export.onnx.export import SEED, OnnxOptions
+    from magicmm_export.onnx.export import OnnxOptions
     from magicmm_export.onnx.linear import LinearWriter
     from magicmm_export.onnx.source import QuantisingSource
     from magicmm_export.onnx.static import static_vision
     from magicmm_export.onnx.vision import write_vision
+    from magicmm_export.options import SEED
     from magicmm_model.checkpoint import Checkpoint
     from magicmm_model.tokenizer import PromptTokenizer
     from magicmm_quant.hadamard import Rotation

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from magicmm import Bundle, Embedder, ErrorCode, MagicError
 from magicmm.manifest import FORMAT, FORMAT_VERSION
+from magicmm.runtime import ONNX
 from magicmm.verify import golden_case, verify_bundle
 
 if TYPE_CHECKING:
@@ -72,7 +73,8 @@ def write_bundle(
     provisional = Bundle.load(staged)
     embedder = Embedder.open(provisional, threads)
     queries = [(case.text, case.rgb) for case in golden]
-    runtimes = ("onnx", *provisional.manifest.alternatives)
+    manifest_read = provisional.manifest
+    runtimes = (*sorted(manifest_read.graphs, key=lambda name: name != ONNX), *manifest_read.alternatives)
     run = embed or partial(_embed, threads=threads)
     vectors = {runtime: run(provisional, queries, runtime=runtime) for runtime in runtimes}
     cases = [

@@ -18,6 +18,7 @@ from magicmm.errors import MagicError
 from magicmm.version import __version__
 
 VERBS = ("check", "inspect", "bench")
+RUNTIMES = ("onnx", "executorch", "coreml", "openvino")
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 
@@ -51,7 +52,7 @@ def build_export() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"magicmm {__version__}")
     parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a folder with config.json and safetensors")
     parser.add_argument("target", type=Path, metavar="OUT.magicmm", help="the bundle to write")
-    parser.add_argument("--runtime", default="onnx", metavar="NAME", help="onnx (default)")
+    parser.add_argument("--runtime", default="onnx", metavar="NAME", help="onnx (default), executorch or coreml")
     parser.add_argument("--recipe", metavar="NAME", help="int8 (default), int4, mixed, float32, or FILE.json")
     parser.add_argument("--max-size", type=_size, metavar="SIZE", help="largest bundle, such as 1.3GB")
     parser.add_argument("--calibrate", type=Path, metavar="PHOTOS", help="a folder of your photos (NAME.txt = caption)")
@@ -60,6 +61,26 @@ def build_export() -> argparse.ArgumentParser:
     parser.add_argument("--report", action="store_true", help="also write OUT.report.json and OUT.report.html")
     parser.add_argument("--low-memory", action="store_true", help="keep 4-bit weights 4 bits wide in memory (slower)")
     parser.add_argument("--openvino", action="store_true", help="add a vision graph for OpenVINO (needs --calibrate)")
+    parser.add_argument("--buckets", type=_lengths, metavar="N,N", help="executorch, coreml: lengths of sequences")
+    parser.add_argument(
+        "--also",
+        type=_names,
+        default=(),
+        metavar="T,T",
+        help="executorch: lower for vulkan or coreml, too (not run)",
+    )
+    parser.add_argument(
+        "--max-outside", type=_share, default=0.05, metavar="S", help="largest share of work that no delegate takes"
+    )
+    parser.add_argument(
+        "--system", choices=("iOS17", "iOS18"), default="iOS18", help="coreml: the oldest that reads it"
+    )
+    parser.add_argument(
+        "--compute-units",
+        choices=("all", "cpu_and_gpu"),
+        default="all",
+        help="coreml: where it may run (all: the ANE, too)",
+    )
     parser.add_argument("--no-rotation", action="store_true", help="do not rotate the residual stream before rounding")
     parser.add_argument("--compression", type=int, choices=(1, 2), help="2 = 64 tokens a tile, 1 = 256")
     parser.add_argument("--image-size", type=int, metavar="PIXELS", help="side of a tile")
@@ -86,6 +107,9 @@ def build_verbs() -> argparse.ArgumentParser:
     _add_runtime(verb)
     verb = verbs.add_parser("inspect", parents=[shared], help="operators, types and bytes of a bundle, by part")
     verb.add_argument("bundle", type=Path, metavar="BUNDLE")
+    verb.add_argument(
+        "--max-outside", type=_share, metavar="S", help="exit code 1 when a part leaves a larger share to no delegate"
+    )
     verb = verbs.add_parser("bench", parents=[shared], help="time a bundle on this machine")
     verb.add_argument("bundle", type=Path, metavar="BUNDLE")
     verb.add_argument("--rounds", type=_count, default=5, metavar="N", help="how often each part runs (default 5)")
@@ -94,7 +118,7 @@ def build_verbs() -> argparse.ArgumentParser:
 
 
 def _add_runtime(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("--runtime", choices=("onnx", "openvino"), default="onnx", help="what runs it (default: onnx)")
+    verb.add_argument("--runtime", choices=RUNTIMES, default="onnx", help="what runs it (default: onnx)")
 
 
 def _size(text: str) -> int:
@@ -102,6 +126,24 @@ def _size(text: str) -> int:
     if not found or not float(found[1]):
         raise argparse.ArgumentTypeError(f"{text!r} is no size; write 1.3GB, 900MB or bytes")
     return int(float(found[1]) * _UNITS[found[2]])
+
+
+def _lengths(text: str) -> tuple[int, ...]:
+    return tuple(_count(part.strip()) for part in text.split(","))
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no share from 0 to 1")
+    return share
 
 
 def _count(text: str) -> int:

@@ -7,22 +7,26 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from magicmm import Bundle, ErrorCode, MagicError
+from magicmm.executorch_runtime import require_executorch
 from magicmm.openvino_runtime import require_openvino
+from magicmm.runtime import COREML, EXECUTORCH
 from magicmm_export.ladder import check_bundle
 from magicmm_export.ladder_report import LadderReport
 from magicmm_export.memory import return_freed_memory
 from magicmm_export.onnx.calibrated import calibrated, fitted_recipe
-from magicmm_export.onnx.export import OnnxOptions, Progress, export_onnx
+from magicmm_export.onnx.export import OnnxOptions, export_onnx
 from magicmm_export.onnx.measured import measure_quality
 from magicmm_export.onnx.static import no_ranges
+from magicmm_export.options import ExportOptions, Progress
 from magicmm_export.part_cache import PartCache
+from magicmm_export.vision_language import Quality
 from magicmm_model.checkpoint import Checkpoint
 from magicmm_model.tokenizer import PromptTokenizer
 from magicmm_quant.quality import QualityReport
@@ -30,7 +34,7 @@ from magicmm_quant.quality_plot import plot
 from magicmm_quant.recipe import RECIPES, Recipe
 from magicmm_quant.samples import Samples, read_samples, synthetic_samples
 
-GATES = {"float32": 0.999, "int8": 0.95, "int4": 0.8}
+GATES = {"float32": 0.999, "float16": 0.999, "int8": 0.95, "int4": 0.8}
 """Least mean cosine to float32 by recipe. Trained weights reach more; these only stop what is broken."""
 SYNTHETIC = 2
 """Photos and sentences that are made up when none are given: enough to notice a broken bundle."""
@@ -66,8 +70,7 @@ def run_export(options: argparse.Namespace) -> tuple[Written, int]:
     begun = time.monotonic()
     return_freed_memory()
     _check_openvino(options)
-    if options.runtime != "onnx":
-        raise MagicError(ErrorCode.ARGUMENT_INVALID, f"There is no runtime {options.runtime!r}.", "Export for onnx.")
+    _check_runtime(options)
     if _family(options.checkpoint) in DUAL_FAMILIES:
         from magicmm_export.dual.export import export_dual_encoder
 
@@ -83,7 +86,7 @@ def run_export(options: argparse.Namespace) -> tuple[Written, int]:
         config = checkpoint.config.variant(compression=options.compression, image_size=options.image_size)
 
         def quality(staged: Path, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
-            runtimes, name = ("onnx", *manifest.get("alternatives", ())), lowering.recipe.name
+            runtimes, name = (options.runtime, *manifest.get("alternatives", ())), lowering.recipe.name
             reports.extend(
                 measure_quality(checkpoint, config, samples, tokenizer, staged, manifest, name, bar.say, runtimes)
             )
@@ -91,7 +94,7 @@ def run_export(options: argparse.Namespace) -> tuple[Written, int]:
                 report.check(_gate(lowering.recipe) if options.min_cosine is None else options.min_cosine)
             return _noted(reports, runtimes)
 
-        bundle = export_onnx(checkpoint, options.target, lowering, quality, bar.show)
+        bundle = _export(checkpoint, options.target, lowering, quality, bar.show)
     if lowering.cache and not options.cache:
         lowering.cache.remove()  # it was there for an export that is stopped
     if options.report:
@@ -114,10 +117,18 @@ def run_check(options: argparse.Namespace) -> tuple[LadderReport, int]:
 
 
 def run_inspect(options: argparse.Namespace) -> tuple[Any, int]:
-    """Say what a bundle is made of."""
+    """Say what a bundle is made of; exit code 1 when a plan leaves out more than allowed."""
+    most = 1.0 if options.max_outside is None else options.max_outside
+    bundle = Bundle.load(options.bundle)
+    if COREML in bundle.manifest.graphs:
+        from magicmm_export.coreml.inspection import inspect_packages
+
+        packages = inspect_packages(bundle)
+        return packages, int(packages.plan.outside_share > most)
     from magicmm_export.inspection import inspect_bundle
 
-    return inspect_bundle(options.bundle), 0
+    found = inspect_bundle(options.bundle)
+    return found, int(any(plan.outside_share > most for plan in found.plans))
 
 
 def run_bench(options: argparse.Namespace) -> tuple[Any, int]:
@@ -142,25 +153,84 @@ def _check_openvino(options: argparse.Namespace) -> None:
     require_openvino()
 
 
+def _check_runtime(options: argparse.Namespace) -> None:
+    """Refuse an unknown runtime, and options that another one has."""
+    if options.runtime not in ("onnx", EXECUTORCH, COREML):
+        raise MagicError(
+            ErrorCode.ARGUMENT_INVALID,
+            f"There is no runtime {options.runtime!r}.",
+            "Export for onnx, executorch or coreml.",
+        )
+    of_onnx = {
+        "--openvino": options.openvino,
+        "--low-memory": options.low_memory,
+        "--max-size": options.max_size,  # counts what an ONNX bundle takes
+    }
+    foreign = {
+        "onnx": {"--buckets": options.buckets, "--also": options.also},
+        EXECUTORCH: of_onnx,
+        COREML: {**of_onnx, "--also": options.also},
+    }[options.runtime]
+    given = [name for name, value in foreign.items() if value]
+    if given:
+        raise MagicError(
+            ErrorCode.ARGUMENT_INVALID,
+            f"{', '.join(given)} means nothing to the runtime {options.runtime}.",
+            "Leave it out, or take another --runtime.",
+        )
+    if options.runtime != "onnx":
+        if _family(options.checkpoint) in DUAL_FAMILIES:
+            raise MagicError(
+                ErrorCode.ARGUMENT_INVALID,
+                "CLIP and SigLIP checkpoints are exported for onnx alone.",
+                "Leave out --runtime.",
+            )
+        if options.runtime == EXECUTORCH:
+            require_executorch()
+
+
+def _export(
+    checkpoint: Checkpoint,
+    target: Path,
+    lowering: ExportOptions,
+    quality: Quality,
+    progress: Callable[[Progress], None],
+) -> Bundle:
+    """Export by the exporter that the options belong to."""
+    if isinstance(lowering, OnnxOptions):
+        return export_onnx(checkpoint, target, lowering, quality, progress)
+    from magicmm_export.coreml.export import CoremlOptions, export_coreml
+
+    if isinstance(lowering, CoremlOptions):
+        return export_coreml(checkpoint, target, lowering, quality, progress)
+    from magicmm_export.executorch.export import ExecutorchOptions, export_executorch  # takes seconds to import
+
+    assert isinstance(lowering, ExecutorchOptions)  # noqa: S101 - there is no fourth kind
+    return export_executorch(checkpoint, target, lowering, quality, progress)
+
+
 def _lowering(
     checkpoint: Checkpoint,
     options: argparse.Namespace,
     samples: Samples,
     tokenizer: PromptTokenizer,
     say: Callable[[str], None],
-) -> OnnxOptions:
+) -> ExportOptions:
     """Return how to lower: recipe, size, calibration."""
+    if options.runtime == COREML:  # its weights are rounded by coremltools; photos only measure what that loses
+        from magicmm_export.coreml.command import coreml_options
+
+        return coreml_options(options)
     folder = options.cache or options.target.with_name(f"{options.target.name}.parts")
-    lowering = OnnxOptions(
+    shared = ExportOptions(
         recipe=RECIPES["int8"] if options.recipe in (None, "mixed") else _recipe(options.recipe),
         rotate=not options.no_rotation,
-        low_memory=options.low_memory,
         compression=options.compression,
         image_size=options.image_size,
         model_id=options.id,
         cache=None if options.no_cache else PartCache(folder),
-        openvino=options.openvino,
     )
+    lowering = _for_runtime(shared, checkpoint, options)
     if (options.recipe == "mixed") > bool(options.max_size):
         raise MagicError(
             ErrorCode.ARGUMENT_INVALID, "The recipe mixed has no size to aim at.", "Add --max-size, such as 1.3GB."
@@ -177,10 +247,22 @@ def _lowering(
     return calibrated(checkpoint, lowering, samples, tokenizer, say) if options.calibrate else lowering
 
 
+def _for_runtime(shared: ExportOptions, checkpoint: Checkpoint, options: argparse.Namespace) -> ExportOptions:
+    """Return the same options as those of the chosen runtime, which are checked before anything takes hours."""
+    given = {field.name: getattr(shared, field.name) for field in fields(shared)}
+    if options.runtime != EXECUTORCH:
+        return OnnxOptions(**given, low_memory=options.low_memory, openvino=options.openvino)
+    from magicmm_export.executorch.export import ExecutorchOptions, check_targets
+
+    lowering = ExecutorchOptions(**given, buckets=options.buckets, also=options.also, most_outside=options.max_outside)
+    check_targets(lowering, checkpoint.config)
+    return lowering
+
+
 def _noted(reports: Sequence[QualityReport], runtimes: Sequence[str]) -> dict[str, Any]:
-    """Return what a manifest says of quality: that on onnxruntime, and beside it that of each alternative."""
+    """Return what a manifest says of quality: that on the bundle's runtime, beside it each alternative's."""
     found = dict(zip(runtimes, (report.to_json() for report in reports), strict=True))
-    return found.pop("onnx") | ({"alternatives": found} if found else {})
+    return found.pop(runtimes[0]) | ({"alternatives": found} if found else {})
 
 
 def _recipe(name: str) -> Recipe:

@@ -14,6 +14,7 @@ import onnx
 from magicmm import Bundle, MagicError
 from magicmm.runtime import open_session
 from magicmm_export.graph_files import external, graph_file, load_graph, packed_tensors
+from magicmm_export.planner import Plan, read_plans
 from magicmm_export.providers import ProviderCheck, check_providers
 from magicmm_export.text_table import size_text, text_table
 
@@ -84,6 +85,7 @@ class Inspection:
         bytes: By what files are for: each graph, "tokens", "prefixes", "tokenizer", "golden", "other".
         quantisation: What the manifest says.
         graphs: By part, those of onnxruntime first.
+        plans: Of programs for other runtimes: who computes what.
     """
 
     id: str
@@ -91,10 +93,11 @@ class Inspection:
     bytes: dict[str, int]
     quantisation: dict[str, str]
     graphs: tuple[Graph, ...]
+    plans: tuple[Plan, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as JSON values."""
-        return asdict(self)
+        return {**asdict(self), "plans": [plan.to_json() for plan in self.plans]}
 
     def table(self) -> str:
         """Return the whole as text."""
@@ -105,7 +108,7 @@ class Inspection:
             text_table(("files", "bytes", ""), sizes),
             "\n".join(f"{part}: {said}" for part, said in self.quantisation.items()),
         ]
-        return "\n\n".join([*blocks, *map(_graph_text, self.graphs)])
+        return "\n\n".join([*blocks, *map(_graph_text, self.graphs), *(plan.table() for plan in self.plans)])
 
 
 def inspect_bundle(path: Path, load: bool = False) -> Inspection:
@@ -116,12 +119,12 @@ def inspect_bundle(path: Path, load: bool = False) -> Inspection:
         load: Also open every graph with its runtime, one at a time.
 
     Raises:
-        MagicError: `bundle_invalid`; `argument_invalid` for a bundle that has no ONNX graphs.
+        MagicError: `bundle_invalid`.
     """
     bundle = Bundle.load(path)
     manifest = bundle.manifest
     parts = ("image", "text") if manifest.architecture == "dual_encoder" else ("vision", "language")
-    given = [("onnx", part) for part in parts]
+    given = [("onnx", part) for part in parts if "onnx" in manifest.graphs]
     given += [(runtime, part) for runtime, owned in manifest.alternatives.items() for part in owned]
     graphs = {(runtime, part): load_graph(graph_file(bundle, part, runtime)) for runtime, part in given}
     return Inspection(
@@ -130,6 +133,7 @@ def inspect_bundle(path: Path, load: bool = False) -> Inspection:
         _file_bytes(bundle, graphs),
         dict(manifest.quantisation),
         tuple(_graph(bundle, part, runtime, model, load) for (runtime, part), model in graphs.items()),
+        read_plans(bundle),
     )
 
 
@@ -206,6 +210,11 @@ def _file_bytes(bundle: Bundle, graphs: dict[tuple[str, str], onnx.ModelProto]) 
         places = {external(tensor, "location") for tensor in model.graph.initializer} - {None}
         beside = [(Path(name).parent / str(place)).as_posix() for place in places]
         purposes |= dict.fromkeys([name, *beside], f"{part} graph" if first else f"{part} graph for {runtime}")
+    for runtime, parts in manifest.graphs.items():
+        if runtime != "onnx":
+            purposes |= dict.fromkeys(parts.values(), f"program for {runtime}")
+    for runtime, name in (manifest.raw.get("lowered") or {}).items():
+        purposes[str(name)] = f"program for {runtime}, not run"
     sizes: Counter[str] = Counter()
     for name, entry in manifest.files.items():
         golden = Path(name).parent == Path(manifest.golden).parent and name not in purposes

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from magicmm import Bundle, Embedder, MagicError
+from magicmm.runtime import COREML, EXECUTORCH
 from magicmm_export.bundle_writer import GoldenInput, write_bundle, write_provisional
 from magicmm_export.children import hand_back, run_module
 
@@ -131,6 +132,9 @@ def embed_queries(
     from magicmm_export.observed import Item, ObservedEncoder  # onnx is needed only here
 
     embedder, roles = Embedder.open(bundle, threads, runtime), bundle.manifest.roles
+    if runtime == EXECUTORCH:  # a program is one piece
+        rows = [embedder.embed_query(text, image, truncate) for text, image in queries]
+        return np.stack(rows) if rows else np.empty((0, bundle.manifest.dim), np.float32)
     items = []
     for text, image in queries:
         name = "query" if image is None else "photo" if text is None else "composed"
@@ -138,6 +142,10 @@ def embed_queries(
         items.append(Item(roles[name], text, pixels))
     if not items:
         return np.empty((0, bundle.manifest.dim), np.float32)
+    if runtime == COREML:
+        from magicmm_export.coreml.encoder import CoremlEncoder  # it needs torch and coremltools
+
+        return CoremlEncoder(bundle).vectors(items, truncate)
     return ObservedEncoder(bundle, threads=threads, runtime=runtime).vectors(items, truncate)
 
 

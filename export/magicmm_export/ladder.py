@@ -5,20 +5,21 @@ Everything above a stage comes from the bundle, too: errors accumulate, as they 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from magicmm import Bundle, ErrorCode, MagicError
-from magicmm.runtime import check_runtime
+from magicmm.runtime import COREML, EXECUTORCH, check_runtime
 from magicmm_export.graph_files import graph_file, load_graph, packed_tensors, value_names
-from magicmm_export.ladder_report import EXACT, INT4, INT8, LadderReport, Tolerance, compare
-from magicmm_export.observed import Item, ObservedEncoder
-from magicmm_export.onnx.export import SEED
+from magicmm_export.ladder_report import EXACT, HALF, INT4, INT8, LadderReport, Tolerance, compare
+from magicmm_export.observed import OUTPUTS, Item, ObservedEncoder
+from magicmm_export.options import SEED
 from magicmm_export.scenes import sample_scene
 from magicmm_quant.hadamard import Rotation
 from magicmm_quant.streaming import CONNECTOR, LANGUAGE, VISION, StreamedModel
@@ -37,6 +38,9 @@ __all__ = ["EXACT", "INT4", "INT8", "TEXTS", "LadderReport", "Tolerance", "check
 
 TEXTS = ("a dog", "two people walking along the beach at sunset")
 """What is embedded as queries beside one photo."""
+
+PACKAGES = {"float32": EXACT, "float16": HALF, "int8": INT8}
+"""Tolerances of Core ML packages by scheme; `INT4` for all others."""
 
 _EMBEDDED, _VISUAL, _VECTOR = "vision.embedded", "visual", "vector"
 
@@ -60,26 +64,36 @@ def check_bundle(
         tolerance: None = by the narrowest weights that the graphs hold: `EXACT`, `INT8` or `INT4`.
         progress: Called with the name of each stage once it is compared, and with those of the graphs before.
         threads: Of the graphs; 0 takes all physical cores.
-        runtime: What runs the graphs, as for `Embedder.open`.
+        runtime: What runs the graphs, as for `Embedder.open`; "coreml": the interpreter, for Core ML's packages.
 
     Raises:
         MagicError: `argument_invalid` for a dual encoder, `model_mismatch` for a bundle of another model,
             `bundle_invalid` and `runtime_failed` as the SDK does.
     """
     opened = Bundle.load(bundle)
-    check_runtime(opened, runtime)
+    if runtime != COREML:  # which no SDK of this machine runs: the interpreter does
+        check_runtime(opened, runtime)
     if opened.manifest.architecture != "vision_language":
         raise MagicError(
             ErrorCode.ARGUMENT_INVALID,
             f"{opened.manifest.id} is a {opened.manifest.architecture} bundle.",
             "The ladder compares vision-language bundles with their checkpoints.",
         )
-    graphs = {part: load_graph(graph_file(opened, part, runtime)) for part in (VISION, LANGUAGE)}
-    config = _matching_config(checkpoint, opened.manifest, graphs)
-    stages = _Stages(config, graphs)
-    encoder = ObservedEncoder(opened, stages.watched(), threads, runtime=runtime)
+    config = _matching_config(checkpoint, opened)
+    if runtime == COREML:
+        from magicmm_export.coreml.encoder import CoremlEncoder, package_facts  # it needs coremltools
+
+        facts = {part: package_facts(opened, part) for part in (VISION, LANGUAGE)}
+        stages = _Stages(config, {}, {part: one.stages for part, one in facts.items()})
+        encoder: ObservedEncoder = CoremlEncoder(opened, stages.watched())
+        limits = tolerance or PACKAGES.get(facts[LANGUAGE].scheme, INT4)
+    else:
+        parts = () if runtime == EXECUTORCH else (VISION, LANGUAGE)
+        graphs = {part: load_graph(graph_file(opened, part, runtime)) for part in parts}
+        stages = _Stages(config, graphs)
+        encoder = ObservedEncoder(opened, stages.watched(), threads, runtime=runtime)
+        limits = tolerance or _tolerance_of(opened, graphs)
     climber = _Climber(encoder, stages, progress or (lambda _: None))
-    limits = tolerance or _tolerance_of(opened, graphs)
     compared = tuple(compare(name, ours, reference, limits) for name, ours, reference in climber.climb(checkpoint))
     return LadderReport(limits, compared, stages.unnamed)
 
@@ -87,7 +101,13 @@ def check_bundle(
 class _Stages:
     """Which value of which graph holds a stage."""
 
-    def __init__(self, config: ModelConfig, graphs: dict[str, onnx.ModelProto]) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        graphs: Mapping[str, onnx.ModelProto],
+        noted: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
+        """Find the stages by the names of ONNX graphs, or as packages note them by part."""
         self.config = config
         places = range(config.language.layers - 1)
         values = {
@@ -98,10 +118,14 @@ class _Stages:
                 f"language.layers.{place}": (LANGUAGE, f"language.layers.{place + 1}.input_layernorm.sum")
                 for place in places
             },
-            f"language.layers.{len(places)}": (LANGUAGE, _last_sum(graphs[LANGUAGE], len(places))),
+            f"language.layers.{len(places)}": (LANGUAGE, _last_sum(graphs.get(LANGUAGE), len(places))),
             "vector": (LANGUAGE, _VECTOR),
         }
-        given = {part: value_names(model) for part, model in graphs.items()}
+        given = {part: {output} for part, output in OUTPUTS.items()}  # all that a program shows
+        given |= {part: value_names(model) for part, model in graphs.items()}
+        for part, own in (noted or {}).items():
+            values |= {name: (part, value) for name, value in own.items() if name in values}
+            given[part] |= set(own.values())
         self.values = {name: (part, value) for name, (part, value) in values.items() if value in given[part]}
         self.unnamed = tuple(name for name in values if name not in self.values)
 
@@ -184,25 +208,31 @@ def _visual_start(role: Role) -> int:
     return len(role.image_before) + (0 if role.prefix else len(role.head))
 
 
-def _last_sum(model: onnx.ModelProto, place: int) -> str:
+def _last_sum(model: onnx.ModelProto | None, place: int) -> str:
     """Return the value behind the last layer: what is added to the sum in the middle of it."""
+    if model is None:
+        return ""
     middle = f"language.layers.{place}.post_attention_layernorm.sum"
     nodes = (node for node in model.graph.node if node.op_type == "Add" and middle in node.input)
     return next((str(node.output[0]) for node in nodes), "")
 
 
 def _tolerance_of(bundle: Bundle, graphs: dict[str, onnx.ModelProto]) -> Tolerance:
+    if not graphs:
+        said = " ".join(bundle.manifest.quantisation.values()).replace("int8 rows", "")
+        return INT4 if "int4" in said else INT8 if "int8" in said else EXACT
     operators = {node.op_type for model in graphs.values() for node in model.graph.node}
     if "MatMulNBits" in operators or any(packed_tensors(bundle, part, model) for part, model in graphs.items()):
         return INT4
     return INT8 if operators & {"MatMulIntegerToFloat", "DequantizeLinear"} else EXACT
 
 
-def _matching_config(checkpoint: Checkpoint, manifest: Manifest, graphs: dict[str, onnx.ModelProto]) -> ModelConfig:
+def _matching_config(checkpoint: Checkpoint, bundle: Bundle) -> ModelConfig:
     """Return the checkpoint's config in the variant that was exported."""
+    manifest = bundle.manifest
     compression = _source(manifest).get("compression")
     config = checkpoint.config.variant(compression=compression, image_size=manifest.image.side)
-    layers = sum(entry.name.startswith("past_key_") for entry in graphs[LANGUAGE].graph.input)
+    layers = _prefix_layers(bundle)
     if (config.dim, config.language.layers) != (manifest.dim, layers):
         raise MagicError(
             ErrorCode.MODEL_MISMATCH,
@@ -211,6 +241,15 @@ def _matching_config(checkpoint: Checkpoint, manifest: Manifest, graphs: dict[st
             "Give the checkpoint that the bundle was made from.",
         )
     return config
+
+
+def _prefix_layers(bundle: Bundle) -> int:
+    """Return the layers that the prefixes of a bundle have keys for."""
+    prefix = next((role.prefix for role in bundle.manifest.roles.values() if role.prefix), None)
+    if prefix is None:
+        return 0
+    with safe_open(bundle.file(prefix), "np") as file:
+        return sum(name.startswith("past_key_") for name in file.keys())  # noqa: SIM118 - it is no mapping
 
 
 def _source(manifest: Manifest) -> dict[str, Any]:

@@ -30,6 +30,7 @@ class Tolerance:
 
 
 EXACT = Tolerance(0.99999, 0.99999, 0.9999)
+HALF = Tolerance(0.9999, 0.9999, 0.999)
 INT8 = Tolerance(0.99, 0.98, 0.9)
 INT4 = Tolerance(0.98, 0.9, 0.7)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from magicmm import Bundle
 from magicmm.encoders import VisionLanguageEncoder
 from magicmm.openvino_runtime import OpenvinoSession
-from magicmm.runtime import alternative_graph, unit_vectors
+from magicmm.runtime import EXECUTORCH, alternative_graph, open_session, unit_vectors
 from magicmm_export.piecewise import PIECE_BYTES, PiecewiseGraph
 
 if TYPE_CHECKING:
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from magicmm.runtime import Floats
 
 Inputs = Mapping[str, NDArray[Any]]
+OUTPUTS = {"vision": "visual", "language": "vector"}
+"""Names of what the parts give."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,13 +106,18 @@ class ObservedEncoder(VisionLanguageEncoder):
         if not inputs:
             return []
         watched = self._watched.get(part, ())
+        if self._runtime == EXECUTORCH:  # a program shows nothing but its output
+            session = open_session(self._bundle, part, self._threads, self._runtime)
+            output = OUTPUTS[part]
+            self.runs[part] = [Run(one, {output: session.run(one)}) for one in inputs]
+            return [run.values[output] for run in self.runs[part]]
         whole = alternative_graph(self._bundle, part, self._runtime)
         if whole is None:
             graph = PiecewiseGraph(self._bundle, part, self._threads, self._piece_bytes)
             output, found = graph.output, graph.run(inputs, watched)
         else:
-            session = OpenvinoSession(whole, self._threads, watched)
-            output = session.output_name
-            found = [dict(zip([output, *watched], session.run_watched(one), strict=True)) for one in inputs]
+            observed = OpenvinoSession(whole, self._threads, watched)
+            output = observed.output_name
+            found = [dict(zip([output, *watched], observed.run_watched(one), strict=True)) for one in inputs]
         self.runs[part] = [Run(given, values) for given, values in zip(inputs, found, strict=True)]
         return [np.asarray(values[output], np.float32) for values in found]

@@ -180,5 +180,6 @@ def rotary_angles(positions: Tensor, head_dim: int, theta: float, dtype: torch.d
 
 def rotate(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn each pair (i, i + d / 2) of a head by the angle of its position: [b, h, s, d] -> [b, h, s, d]."""
-    first, second = heads.chunk(2, dim=-1)
+    half = heads.shape[-1] // 2
+    first, second = heads[..., :half], heads[..., half:]  # slices: fewer back ends take a chunk
     return heads * cos + torch.cat([-second, first], dim=-1) * sin

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from exported_bundles import importable_in_children
-from graph_runs import FOUR, options, run_here
+from graph_runs import FOUR, SIDE, options, run_here
 from magicmm_export import isolated
 from magicmm_export.onnx.export import OnnxOptions, export_onnx
 from magicmm_model.checkpoint import Checkpoint
 from magicmm_model.loading import load_model
 from magicmm_model.model import MagicModel
 from magicmm_model.tokenizer import PromptTokenizer
-from magicmm_quant.recipe import RECIPES
+from magicmm_quant.recipe import RECIPES, Recipe
 from tiny_checkpoints import write_checkpoint
 
 
@@ -67,6 +67,27 @@ def float32_bundle(tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def int4_bundle(tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return _exported(tiny, tmp_path_factory.mktemp("int4"), options(FOUR))
+
+
+@pytest.fixture(scope="session")
+def executorch_bundle(tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """In float32, with a short and a long bucket."""
+    return _executorch(tiny, tmp_path_factory.mktemp("executorch"), RECIPES["float32"], (32, 128))
+
+
+@pytest.fixture(scope="session")
+def executorch_int8_bundle(tiny: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _executorch(tiny, tmp_path_factory.mktemp("executorch-int8"), RECIPES["int8"], (128,))
+
+
+def _executorch(tiny: Checkpoint, folder: Path, recipe: Recipe, buckets: tuple[int, ...]) -> Path:
+    pytest.importorskip("executorch")
+    from magicmm_export.executorch.export import ExecutorchOptions, export_executorch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(isolated, "_run", run_here)
+        lowering = ExecutorchOptions(recipe, image_size=SIDE, buckets=buckets)
+        return export_executorch(tiny, folder / "tiny.magicmm", lowering).path
 
 
 @pytest.fixture(scope="session")

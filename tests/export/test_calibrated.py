@@ -14,7 +14,8 @@ from magicmm import Bundle, ErrorCode, MagicError
 from magicmm.packed import read_packed
 from magicmm_export.onnx import calibrated as module
 from magicmm_export.onnx.calibrated import calibrated, fitted_recipe
-from magicmm_export.onnx.export import OnnxOptions, export_onnx, unit_source
+from magicmm_export.onnx.export import OnnxOptions, export_onnx
+from magicmm_export.onnx.source import unit_source
 from magicmm_export.part_cache import PartCache
 from magicmm_model.checkpoint import Checkpoint
 from magicmm_model.config import ModelConfig

@@ -18,7 +18,7 @@ from exported_bundles import importable_in_children
 from graph_runs import FOUR, SIDE
 from magicmm import Bundle
 from magicmm_export import cli, commands
-from magicmm_export.onnx.export import Progress
+from magicmm_export.options import Progress
 from magicmm_model.checkpoint import Checkpoint
 from magicmm_quant.recipe import RECIPES
 
@@ -171,7 +171,7 @@ def test_a_quality_gate_that_fails_keeps_the_old_bundle(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--runtime", "coreml"), ("'coreml'", "onnx")),
+        (("--runtime", "tflite"), ("'tflite'", "coreml")),
         (("--recipe", "int2"), ("'int2'", "int8")),
         (("--recipe", "mixed"), ("no size", "--max-size")),
         (("--max-size", "1kB"), ("Nothing fits", "smallest", "at least")),

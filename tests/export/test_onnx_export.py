@@ -16,7 +16,8 @@ from magicmm import Bundle, Embedder, ErrorCode, MagicError
 from magicmm.saturation import saturates
 from magicmm_export.graph import DataFile
 from magicmm_export.onnx import tables
-from magicmm_export.onnx.export import Progress, export_onnx
+from magicmm_export.onnx.export import export_onnx
+from magicmm_export.options import Progress
 from magicmm_export.part_cache import PartCache
 from magicmm_export.scenes import sample_scene
 from magicmm_model import TorchEmbedder

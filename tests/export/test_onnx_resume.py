@@ -15,7 +15,9 @@ import torch
 
 from exported_bundles import importable_in_children
 from graph_runs import FOUR, SIDE, damaged, hashes, options, partial_folders
-from magicmm_export.onnx.export import OnnxOptions, Progress, export_onnx, unit_source
+from magicmm_export.onnx.export import OnnxOptions, export_onnx
+from magicmm_export.onnx.source import unit_source
+from magicmm_export.options import Progress
 from magicmm_export.part_cache import PartCache
 from magicmm_model.checkpoint import Checkpoint
 from magicmm_quant.recipe import RECIPES, Recipe, Rule

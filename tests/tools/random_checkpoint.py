@@ -26,7 +26,13 @@ from tiny_checkpoints import write_tokenizer
 
 _ROOM = 1600
 """Rows of a token table that hold the words of all prompts."""
-SIZES = {"tiny": ModelConfig(VisionConfig(32, 2, 4, 64), LanguageConfig(48, 3, 6, 2, 80, 400)), **FAMILY}
+SIZES = {
+    "tiny": ModelConfig(VisionConfig(32, 2, 4, 64), LanguageConfig(48, 3, 6, 2, 80, 400)),
+    "mid": ModelConfig(VisionConfig(384, 6, 6, 1536), LanguageConfig(512, 6, 8, 2, 2048, 32000)),
+    # The vision tower as it is, and two of the 28 layers of the language model at their real width.
+    "2B-part": ModelConfig(VisionConfig(), LanguageConfig(1536, 2, 12, 2, 8960, 2000)),
+    **FAMILY,
+}
 
 
 def main() -> int:

@@ -6,8 +6,10 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
-from magicmm_export.onnx.export import SEED, OnnxOptions, unit_source
+from magicmm_export.onnx.source import unit_source
+from magicmm_export.options import SEED, ExportOptions
 from magicmm_model.checkpoint import Checkpoint
 from magicmm_model.config import ModelConfig
 from magicmm_model.templates import ROLES, PromptBuilder
@@ -25,6 +27,7 @@ from magicmm_quant.units import unit_shapes
 from magicmm_quant.weights import RewrittenWeights
 
 Done = Callable[[str], None]
+Options = TypeVar("Options", bound=ExportOptions)
 SEARCH_PHOTOS, SEARCH_CAPTIONS = 1, 4
 """Samples of the sensitivity search, whose time grows with the square of the layers."""
 _GRAPHS = 8_000_000
@@ -32,8 +35,8 @@ _GRAPHS = 8_000_000
 
 
 def calibrated(
-    checkpoint: Checkpoint, options: OnnxOptions, samples: Samples, tokenizer: PromptTokenizer, done: Done | None = None
-) -> OnnxOptions:
+    checkpoint: Checkpoint, options: Options, samples: Samples, tokenizer: PromptTokenizer, done: Done | None = None
+) -> Options:
     """Return options with smoothing and ranges of the vision tower, and 4-bit units rounded and kept in the cache.
 
     The language model is rotated instead of smoothed: that spreads its outliers without any data.
@@ -83,7 +86,7 @@ def _digest(samples: Samples) -> str:
 
 def fitted_recipe(
     checkpoint: Checkpoint,
-    options: OnnxOptions,
+    options: ExportOptions,
     samples: Samples,
     tokenizer: PromptTokenizer,
     max_size: int,

@@ -13,8 +13,10 @@ import torch
 from numpy.typing import NDArray
 
 from magicmm_export.onnx.linear import PlainWeights, StoredWeights
+from magicmm_export.options import SEED, ExportOptions
 from magicmm_export.part_cache import PartCache
 from magicmm_model.checkpoint import Checkpoint
+from magicmm_model.config import ModelConfig
 from magicmm_model.naming import tensor_shapes
 from magicmm_quant.recipe import Recipe
 from magicmm_quant.schemes import Int4Weights, Int8Weights, Scheme, quantise_int4, quantise_int8
@@ -22,6 +24,9 @@ from magicmm_quant.units import PATCHES, unit_plans
 from magicmm_quant.weights import RewrittenWeights
 
 Floats = NDArray[np.float32]
+
+_QUANTISER = 1
+"""Raised whenever rewriting or rounding changes: parts in a cache that an earlier version made are then not taken."""
 
 
 class QuantisingSource:
@@ -110,6 +115,32 @@ class QuantisingSource:
             digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
         digest.update(f"{unit} {scheme} {self._rewrites}".encode())
         return digest.hexdigest()
+
+
+def unit_source(
+    checkpoint: Checkpoint,
+    weights: RewrittenWeights,
+    config: ModelConfig,
+    options: ExportOptions,
+    done: Callable[[str, int], None] | None = None,
+) -> QuantisingSource:
+    """Return the units of a model as these options quantise them."""
+    rewrites = {
+        "quantiser": _QUANTISER,
+        "rotation": SEED if options.rotate else None,
+        "smoothing": _smoothing_digest(options.smoothing or {}),
+        "calibration": options.calibration,
+        "image_size": config.vision.image_size,
+        "compression": config.compression if options.calibration else None,  # it decides what the samples show
+    }
+    return QuantisingSource(checkpoint, weights, options.recipe, options.cache, rewrites, done)
+
+
+def _smoothing_digest(smoothing: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256()
+    for unit in sorted(smoothing):
+        digest.update(unit.encode() + np.ascontiguousarray(smoothing[unit], np.float32).tobytes())
+    return digest.hexdigest()
 
 
 def _arrays(four: Int4Weights) -> dict[str, NDArray[Any]]:

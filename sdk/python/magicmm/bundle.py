@@ -8,12 +8,14 @@ import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from magicmm.errors import ErrorCode, MagicError
 from magicmm.manifest import Manifest, parse_manifest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from magicmm.verify import VerifyReport
 
 MANIFEST_NAME = "manifest.json"
@@ -76,11 +78,7 @@ class Bundle:
         Covers weights, quantisation, preprocessing, text handling, roles and dimension, not the runtime,
         so that an index made on a desktop serves on a phone.
         """
-        raw = self.manifest.raw
-        parts = ("architecture", "dim", "weights", "quantisation", "image", "text", "tokens", "roles", "composed")
-        facts = {key: raw.get(key) for key in parts}
-        facts["tokenizer"] = self.manifest.files[self.manifest.text.tokenizer].sha256
-        return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+        return fingerprint_of(self.manifest.raw, self.manifest.files[self.manifest.text.tokenizer].sha256)
 
     @property
     def total_bytes(self) -> int:
@@ -122,6 +120,13 @@ class Bundle:
         expected = self.manifest.files[name].bytes
         if not path.is_file() or size != expected:
             raise _invalid(f"{name} of {self.path} has {size} bytes, the manifest lists {expected}.")
+
+
+def fingerprint_of(manifest: Mapping[str, Any], tokenizer: str) -> str:
+    """Return the fingerprint of a manifest's content and the SHA-256 of its tokenizer file."""
+    parts = ("architecture", "dim", "weights", "quantisation", "image", "text", "tokens", "roles", "composed")
+    facts = {**{key: manifest.get(key) for key in parts}, "tokenizer": tokenizer}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:

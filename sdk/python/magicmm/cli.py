@@ -135,7 +135,7 @@ def _bundle_options() -> argparse.ArgumentParser:
 
 
 def _add_runtime(options: argparse.ArgumentParser) -> None:
-    choices = ("onnx", "openvino")
+    choices = ("onnx", "executorch", "openvino")
     options.add_argument("--runtime", choices=choices, default="onnx", help="what runs the model (default: onnx)")
 
 

@@ -13,7 +13,7 @@ from magicmm.bundle import Bundle
 from magicmm.encoders import make_encoder
 from magicmm.errors import ErrorCode, MagicError
 from magicmm.reading import read_photo
-from magicmm.runtime import OPENVINO, check_runtime
+from magicmm.runtime import EXECUTORCH, OPENVINO, check_runtime
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,11 +54,12 @@ class Embedder:
         Args:
             bundle: A folder or an opened bundle; None = the built-in one.
             threads: 0 uses all physical cores.
-            runtime: "onnx", or "openvino": graphs that the bundle has for OpenVINO run there, all others on "onnx".
+            runtime: "onnx"; "executorch" for bundles that were exported for it; "openvino": graphs that the bundle has
+                for OpenVINO run there, all others on "onnx".
 
         Raises:
             MagicError: `bundle_invalid`, `bundle_too_new`, `argument_invalid` for negative threads, or `runtime_failed`
-                when OpenVINO is not installed or the bundle has no graph for it.
+                when the runtime is not installed or the bundle has no graph for it.
         """
         if threads < 0:
             raise MagicError(ErrorCode.ARGUMENT_INVALID, f"threads is {threads}.", "Use 0 (all cores) or more.")
@@ -66,7 +67,7 @@ class Embedder:
             bundle = Bundle.default()
         elif not isinstance(bundle, Bundle):
             bundle = Bundle.load(bundle)
-        if runtime == OPENVINO:  # a text search would find out only at its first photo
+        if runtime in (OPENVINO, EXECUTORCH):  # a text search would find out only at its first photo
             check_runtime(bundle, runtime)
         return cls(bundle, make_encoder(bundle, threads, runtime))
 

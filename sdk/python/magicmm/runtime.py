@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from magicmm import openvino_runtime
+from magicmm import executorch_runtime, openvino_runtime
 from magicmm.errors import ErrorCode, MagicError
 from magicmm.onnx_files import INT8, ExternalTensor, external_tensors
 from magicmm.packed import UNSTORED_OFFSET, read_packed
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 _FIRST_SAFE_RELEASE = (1, 32)
 
 
-OPENVINO = "openvino"
-"""The one runtime beside "onnx"; it runs alternative graphs of a bundle."""
+ONNX, OPENVINO, EXECUTORCH, COREML = "onnx", "openvino", "executorch", "coreml"
+"""The runtimes: the first runs every graph of most bundles, the second alternatives to them, the third programs, the
+fourth packages, on Apple's systems only."""
 
 
 class Session(Protocol):
@@ -58,12 +59,18 @@ def check_runtime(bundle: Bundle, runtime: str) -> None:
                 "Leave out the runtime, or export the bundle with --openvino and --calibrate PHOTOS.",
             )
         openvino_runtime.require_openvino()
-    elif runtime not in graphs or runtime != "onnx":
+    elif runtime not in graphs or runtime not in (ONNX, EXECUTORCH):
+        possible = [name for name in (ONNX, EXECUTORCH) if name in graphs]
+        remedy = f"Take the runtime {possible[0]!r}." if possible else "Export the bundle with --runtime onnx."
+        if set(graphs) == {COREML}:
+            remedy = "Core ML runs in apps on Apple's systems; here, export the bundle with --runtime onnx."
         raise MagicError(
             ErrorCode.RUNTIME_FAILED,
             f"Runtime {runtime!r} cannot run {bundle.path}: its graphs are for {', '.join(sorted(graphs)) or 'none'}.",
-            "This SDK runs 'onnx'; export the bundle with --runtime onnx.",
+            remedy,
         )
+    elif runtime == EXECUTORCH:
+        executorch_runtime.require_executorch()
 
 
 def open_session(bundle: Bundle, part: str, threads: int, runtime: str) -> Session:
@@ -73,7 +80,8 @@ def open_session(bundle: Bundle, part: str, threads: int, runtime: str) -> Sessi
         bundle: Where it lies.
         part: "vision", "language", "image" or "text".
         threads: 0 takes all physical cores.
-        runtime: "onnx"; "openvino" runs the parts that the bundle has an alternative of on OpenVINO.
+        runtime: "onnx", "executorch"; "openvino" runs the parts that the bundle has an alternative of on OpenVINO, the
+            others on "onnx".
 
     Raises:
         MagicError: `runtime_failed` for a runtime that the bundle has no graphs for, or that refuses the graph;
@@ -84,6 +92,9 @@ def open_session(bundle: Bundle, part: str, threads: int, runtime: str) -> Sessi
     alternative = alternative_graph(bundle, part, runtime)
     if alternative is not None:
         return openvino_runtime.OpenvinoSession(alternative, threads)
+    if runtime == EXECUTORCH:
+        program = bundle.file(bundle.manifest.graphs[runtime][part])
+        return executorch_runtime.ExecutorchSession(program, part, threads)
     name = bundle.manifest.graphs["onnx"][part]
     path = bundle.file(name)
     tensors = _checked_tensors(bundle, name)

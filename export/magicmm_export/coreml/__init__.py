@@ -1,0 +1,1 @@
+"""Core ML packages from Linux: conversion, compression, a planner, and an interpreter that runs what was saved."""
