@@ -1,4 +1,4 @@
-"""What `train_chain.py` measures: recall, what truly fits, the judge against the truth, and what reranking costs."""
+"""What `train_chain.py` measures: recall, the judge against the truth, and what reranking costs."""
 
 from __future__ import annotations
 
@@ -36,12 +36,10 @@ class Scores:
     Attributes:
         first: Whose own target comes first (R@1).
         five: Whose own target is among the first five (R@5).
-        fits: Whose first result truly fits, be it the own target or another.
     """
 
     first: dict[str, float]
     five: dict[str, float]
-    fits: dict[str, float]
 
     def mean(self, name: str) -> float:
         """Return the mean over tasks of one of the attributes."""
@@ -67,40 +65,31 @@ class JudgeCounts:
     rightly_approved: int
 
 
-def score_checkpoint(checkpoint: Path, root: Path, truth: Truth) -> Scores:
+def score_checkpoint(checkpoint: Path, root: Path) -> Scores:
     """Score an embedder on the test."""
-    return _score(TorchEntryEmbedder.open(checkpoint, batch=64), root, truth, None)
+    return _score(TorchEntryEmbedder.open(checkpoint, batch=64), root, None)
 
 
-def score_reranked(checkpoint: Path, reranker: Path, root: Path, truth: Truth) -> tuple[Scores, RerankCost]:
+def score_reranked(checkpoint: Path, reranker: Path, root: Path) -> tuple[Scores, RerankCost]:
     """Score an embedder whose first results a reranker puts in order, and count what that costs."""
     scorer = Reranker.open(reranker, dtype=torch.float32)
-    scores = _score(TorchEntryEmbedder.open(checkpoint, batch=64), root, truth, lambda: Reordering(scorer, TOP))
+    scores = _score(TorchEntryEmbedder.open(checkpoint, batch=64), root, lambda: Reordering(scorer, TOP))
     return scores, scorer.cost
 
 
-def _score(
-    embedder: TorchEntryEmbedder, root: Path, truth: Truth, reordering: Callable[[], Reordering] | None
-) -> Scores:
-    found = Scores({}, {}, {})
+def _score(embedder: TorchEntryEmbedder, root: Path, reordering: Callable[[], Reordering] | None) -> Scores:
+    found = Scores({}, {})
     for task in TASKS:
         rows = _test_pairs(root, task)
         pairs = [rows[place] for place in range(len(rows))]
         queries, targets = [pair.query for pair in pairs], [pair.positive for pair in pairs]
         all_ok = np.ones(len(pairs), bool)
         vectors = Vectors(embedder.embed(queries), embedder.embed(targets), all_ok, all_ok)
-        fitting = truth.matrix(f"test-{task}")
-        own = [{place: 1.0} for place in range(len(pairs))]
-        every = [dict.fromkeys(np.flatnonzero(row).tolist(), 1.0) for row in fitting]
-        ids = tuple(pair.id for pair in pairs)
-        for relevant, metrics in ((own, (FIRST, FIVE)), (every, (FIRST,))):
-            content = Retrieval(ids, queries, targets, tuple(relevant))
-            scored = score(content, vectors, metrics, None if reordering is None else reordering())
-            if relevant is own:
-                found.first[task] = float(scored.expected[FIRST].mean())
-                found.five[task] = float(scored.expected[FIVE].mean())
-            else:
-                found.fits[task] = float(scored.expected[FIRST].mean())
+        relevant = tuple({place: 1.0} for place in range(len(pairs)))
+        content = Retrieval(tuple(pair.id for pair in pairs), queries, targets, relevant)
+        scored = score(content, vectors, (FIRST, FIVE), None if reordering is None else reordering())
+        found.first[task] = float(scored.expected[FIRST].mean())
+        found.five[task] = float(scored.expected[FIVE].mean())
     return found
 
 

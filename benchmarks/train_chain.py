@@ -2,10 +2,11 @@
 
 Each seed makes its own scenes, random base checkpoint and order of batches, and runs `recipes/tiny/tiny.yaml` as
 `magicmm-train run` does. Two ablations share all stages before the one that they change, and train as many steps:
-"no mining" trains stage 2b without hard negatives, "no judge" trains stage 3 on the top candidates as they are.
+"no mining" trains stage 2b without hard negatives, "no judge" trains stage 3 on the top candidates as they are. The
+row "judged by the truth" is the most that any judge could give.
 
-What fits what is known by how scenes are made. It trains nothing: it measures the judge, and says for each query
-whether the first result truly fits, also where that is not the one target that the pair names.
+What fits what is known by how scenes are made. It trains nothing but that last row: it measures the judge. A query of
+the test has one right answer; in training several pictures often fit a caption.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import numpy as np
 import torch
 
 from chain_scores import TASKS, Scores, fitting_share, judge_counts, score_checkpoint, score_reranked
+from chain_truth import train_on_truth
 from magicmm_training.chain import run_chain
 from magicmm_training.chain_keys import OpenData
 from magicmm_training.chain_record import RunRecord
@@ -47,11 +49,12 @@ RERANKED = "3 and reranker, top 5"
 NO_MINING = "2b without mining"
 NO_JUDGE = "3 without judge, top candidates"
 MINED_AGAIN = "3 without judge, mined again"
+BY_TRUTH = "3 judged by the truth"
 MINED = "2b mined negatives"
 LAST = "3 judged negatives"
 CHAIN = (*STAGES, RERANKED)
-ROWS = (*CHAIN, NO_MINING, NO_JUDGE, MINED_AGAIN)
-PARTS = ("first", "five", "fits")
+ROWS = (*CHAIN, NO_MINING, NO_JUDGE, MINED_AGAIN, BY_TRUTH)
+PARTS = ("first", "five")
 UNUSED = ("judge_model", "reranker", "evaluation")
 """Stages that the ablations leave out."""
 JUDGED, UNJUDGED = "judged, for 3", "top candidates, for 3"
@@ -142,6 +145,7 @@ class SeedRun:
             "no mining": without_mining(whole),
             "no judge": without_judge(whole),
             "mined again": mined_again(whole),
+            "ranked": ranked_only(whole),
         }
         self._records: dict[str, RunRecord] = {}
         self.scores: dict[str, Scores] = {}
@@ -163,11 +167,20 @@ class SeedRun:
             NO_MINING: self._checkpoint("no mining", "hnm"),
             NO_JUDGE: self._checkpoint("no judge", "finetune"),
             MINED_AGAIN: self._checkpoint("mined again", "finetune"),
+            BY_TRUTH: train_on_truth(
+                self._recipes["whole"],
+                "finetune",
+                self._checkpoint("whole", "hnm"),
+                self._output("ranked", "ranked"),
+                self._data("whole", "judge"),
+                truth,
+                self._folder / "truth",
+            ),
         }
         for row, checkpoint in checkpoints.items():
-            self.scores[row] = score_checkpoint(checkpoint, self._folder, truth)
+            self.scores[row] = score_checkpoint(checkpoint, self._folder)
         reranker = self._checkpoint("whole", "reranker")
-        self.scores[RERANKED], self.cost = score_reranked(checkpoints[LAST], reranker, self._folder, truth)
+        self.scores[RERANKED], self.cost = score_reranked(checkpoints[LAST], reranker, self._folder)
         self.judged = judge_counts(self._output("whole", "judge"), self._data("whole", "judge"), truth)
         self.false_negatives = {
             name: fitting_share(
@@ -219,6 +232,14 @@ def mined_again(recipe: Recipe) -> Recipe:
     return _with_mining(recipe, "again", lambda each: mine.ranks)
 
 
+def ranked_only(recipe: Recipe) -> Recipe:
+    """Return the recipe that ends with each query's best candidates, enough of them for the truth to choose from."""
+    judge: Any = recipe.stage("judge")
+    each = 3 * judge.top
+    mining = Mining(name="ranked", init=judge.init, data=judge.data, ranks=(1, each), each=each, batch=judge.batch)
+    return changed(recipe, {"judge": mining.model_dump(), **dict.fromkeys((*UNUSED, "finetune"))})
+
+
 def _with_mining(recipe: Recipe, name: str, ranks: Callable[[int], tuple[int, int]]) -> Recipe:
     judge: Any = recipe.stage("judge")
     finetune: Any = recipe.stage("finetune")
@@ -243,7 +264,6 @@ def show_scores(report: Report, runs: Sequence[SeedRun]) -> None:
     for title, name in (
         ("R@1: the query's own target comes first", "first"),
         ("R@5: it is among the first five", "five"),
-        ("fits@1: the first result truly fits, be it the own target or another", "fits"),
     ):
         columns = ("stage", *(f"seed {run.seed}" for run in runs), "mean", "least", "most")
         rows = []
@@ -255,7 +275,7 @@ def show_scores(report: Report, runs: Sequence[SeedRun]) -> None:
 
 def show_tasks(report: Report, runs: Sequence[SeedRun]) -> None:
     """Show the tasks one by one, as means over seeds."""
-    columns = ("stage", *(f"{group} {what}" for group, _ in TASKS.values() for what in ("R@1", "R@5", "fits@1")))
+    columns = ("stage", *(f"{group} {what}" for group, _ in TASKS.values() for what in ("R@1", "R@5")))
     rows = []
     for row in ROWS:
         scores = [run.scores[row] for run in runs]

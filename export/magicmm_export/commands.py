@@ -38,6 +38,8 @@ GATES = {"float32": 0.999, "float16": 0.999, "int8": 0.95, "int4": 0.8}
 """Least mean cosine to float32 by recipe. Trained weights reach more; these only stop what is broken."""
 SYNTHETIC = 2
 """Photos and sentences that are made up when none are given: enough to notice a broken bundle."""
+NOTE_EVERY = 30.0
+"""Seconds between two lines of progress where no bar can be drawn."""
 DUAL_FAMILIES = ("clip", "siglip")
 
 
@@ -296,12 +298,12 @@ def _written(bundle: Bundle, begun: float, quality: Mapping[str, Any], text: str
 
 
 class _Bar:
-    """Progress on stderr: bytes and time left while somebody watches."""
+    """Progress on stderr: bytes and time left while somebody watches; in a file, a line now and then."""
 
     def __enter__(self) -> _Bar:
-        self._bar = tqdm(
-            unit="B", unit_scale=True, file=sys.stderr, dynamic_ncols=True, disable=not sys.stderr.isatty()
-        )
+        self._is_watched = sys.stderr.isatty()
+        self._bar = tqdm(unit="B", unit_scale=True, file=sys.stderr, dynamic_ncols=True, disable=not self._is_watched)
+        self._noted = time.monotonic()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -312,7 +314,14 @@ class _Bar:
         self._bar.total = progress.total
         self._bar.set_description(progress.what, refresh=False)
         self._bar.update(progress.done - self._bar.n)
+        self._note(f"{progress.what} ({progress.done / progress.total:.0%} of the checkpoint)")
 
     def say(self, what: str) -> None:
         """Show what is being done."""
         self._bar.set_description(what)
+        self._note(what)
+
+    def _note(self, what: str) -> None:
+        if not self._is_watched and time.monotonic() - self._noted >= NOTE_EVERY:
+            self._noted = time.monotonic()
+            sys.stderr.write(f"magicmm-export: {what}\n")

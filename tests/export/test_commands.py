@@ -120,6 +120,22 @@ def test_an_export_answers_in_words(
     assert not list(tmp_path.glob("*.report.*"))
 
 
+def test_a_log_file_gets_lines_of_progress(
+    tiny: Checkpoint,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    in_process: None,
+) -> None:
+    monkeypatch.setattr(commands, "NOTE_EVERY", 0.0)
+    assert run(tiny, tmp_path / "tiny.magicmm", "--json") == 0
+    said = capsys.readouterr()
+    lines = said.err.splitlines()
+    assert len(lines) > 5 and all(line.startswith("magicmm-export: ") for line in lines)
+    assert any("(100% of the checkpoint)" in line for line in lines)
+    assert json.loads(said.out)
+
+
 def test_ctrl_c_ends_with_130_and_keeps_the_parts(
     tiny: Checkpoint,
     tmp_path: Path,

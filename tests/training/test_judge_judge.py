@@ -94,6 +94,24 @@ def test_rejected_become_negatives_and_approved_do_not(tmp_path: Path) -> None:
     assert (counts.unclear, counts.failed, counts.cached, negatives.kind) == (0, 0, 0, "judge")
 
 
+def test_a_judge_that_says_yes_too_easily_is_held_to_the_target(tmp_path: Path) -> None:
+    judge(stage(approves="above_target"), [PAIRS], HashEmbedder(), RuleJudge(), tmp_path)
+    negatives = Negatives.load(tmp_path, [PAIRS])
+    for place, pair in enumerate(PAIRS):
+        top = top_by_numpy(PAIRS, place)
+        sure = [n for n in top if n % 3 == place % 3 and n >= place]
+        assert numbers(negatives.approved("toys", pair.id)) == sure
+        assert numbers(negatives.for_query("toys", pair.id)) == [n for n in top if n not in sure][:EACH]
+
+
+def test_answers_in_words_alone_cannot_be_held_to_the_target(tmp_path: Path) -> None:
+    backend = RuleJudge(lambda asked, answered: Verdict(asked % 3 == answered % 3, None))
+    judge(stage(approves="above_target"), [PAIRS], HashEmbedder(), backend, tmp_path)
+    negatives = Negatives.load(tmp_path, [PAIRS])
+    right = [n for n in top_by_numpy(PAIRS, 4) if n % 3 == 1]
+    assert numbers(negatives.approved("toys", PAIRS[4].id)) == right
+
+
 def test_the_report_is_written(tmp_path: Path) -> None:
     report = judge(stage(), [PAIRS], HashEmbedder(), RuleJudge(), tmp_path)
     assert json.loads((tmp_path / "report.json").read_text()) == report.to_json()

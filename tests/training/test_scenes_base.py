@@ -32,15 +32,15 @@ def test_it_loads_with_its_head_and_a_cell_is_one_visual_token(folder: Path) -> 
     embedder = TorchEmbedder.open(folder / "base", head=True)
     assert embedder.model.config.tile_tokens == 4
     assert embedder.dim == 32
-    picture = draw(Scene((Thing(0, 0, "circle", "red"),)), "one")
-    photo, query = embedder.embed_image(picture), embedder.embed_text("a red circle")
+    picture = draw(Scene((Thing(0, 0, "ring", "red"),)), "one")
+    photo, query = embedder.embed_image(picture), embedder.embed_text("a red ring")
     assert torch.isfinite(photo.vector).all() and photo.vector.norm().item() == pytest.approx(1, abs=1e-5)
     assert not torch.allclose(photo.vector, query.vector, atol=0.1)
 
 
 def test_words_of_the_scenes_are_whole_tokens(folder: Path) -> None:
     tokenizer = TorchEmbedder.open(folder / "base").tokenizer
-    words = "a red circle above a blue square"
+    words = "a red ring above a blue square"
     assert len(tokenizer.encode(f" {words}")) == len(words.split())
     assert [len(tokenizer.encode(word)) for word in ("yes", "no")] == [1, 1]
 
@@ -48,7 +48,7 @@ def test_words_of_the_scenes_are_whole_tokens(folder: Path) -> None:
 def test_prompts_stay_short(folder: Path) -> None:
     prompts = TorchEmbedder.open(folder / "base").prompts
     assert len(prompts.build(ROLES["photo"], None, 1).ids) < 30
-    assert len(prompts.build(ROLES["query"], "a red circle", 0).ids) < 40
+    assert len(prompts.build(ROLES["query"], "a red ring", 0).ids) < 40
 
 
 def test_transformers_reads_the_same_weights(folder: Path) -> None:

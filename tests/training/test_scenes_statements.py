@@ -82,10 +82,10 @@ def test_captions_are_true_of_their_scene_and_others_agree_with_an_independent_r
 
 
 def test_one_statement_is_said_in_several_ways() -> None:
-    statement = Beside(Kind("circle", "red"), "left", Kind("square", "yellow"))
+    statement = Beside(Kind("ring", "red"), "left", Kind("square", "yellow"))
     said = {statement.words(Random(place)) for place in range(40)}
     assert len(said) > 6
-    assert all("a red circle" in words and "a yellow square" in words for words in said)
+    assert all("a red ring" in words and "a yellow square" in words for words in said)
 
 
 def test_words_of_one_and_of_several() -> None:

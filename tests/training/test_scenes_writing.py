@@ -20,7 +20,7 @@ from magicmm_training.scenes.cases import make_case
 from magicmm_training.scenes.drawing import CELL, SIDE, draw
 from magicmm_training.scenes.samples import looking_samples, matching_samples
 from magicmm_training.scenes.splits import make_splits, shown_scenes
-from magicmm_training.scenes.world import COLOURS, Scene, Thing, random_scene
+from magicmm_training.scenes.world import COLOURS, SHAPES, Scene, Thing, random_scene
 
 SIZES = Sizes(captions=60, changes=30, samples=60, test=20)
 GROUPS = {"t2i": ("T->I", "MSCOCO"), "i2t": ("I->T", "MSCOCO"), "it2i": ("IT->I", "CIRR")}
@@ -130,12 +130,14 @@ def test_conversations_are_read_and_cover_all_kinds(folder: Path) -> None:
     assert min(kinds["match"]["yes"], kinds["match"]["no"]) > 8, kinds
 
 
-def test_truth_knows_that_several_pictures_fit_a_caption(folder: Path) -> None:
+def test_a_query_of_the_test_has_one_right_answer(folder: Path) -> None:
     truth = Truth.open(folder)
     for task in GROUPS:
-        matrix = truth.matrix(f"test-{task}")
-        assert matrix.shape == (SIZES.test, SIZES.test) and matrix.diagonal().all()
-        assert not matrix.all()
+        assert np.array_equal(truth.matrix(f"test-{task}"), np.eye(SIZES.test, dtype=bool)), task
+
+
+def test_truth_knows_that_several_training_pictures_fit_a_caption(folder: Path) -> None:
+    truth = Truth.open(folder)
     words, pictures = truth.matrix("train-t2i"), truth.matrix("train-i2t")
     assert np.array_equal(words, pictures.T)
     assert (words.sum(1) > 1).mean() > 0.3, "false negatives are what the judge is for"
@@ -153,6 +155,14 @@ def test_truth_refuses_scenes_of_another_making(folder: Path, tmp_path: Path) ->
     with pytest.raises(MagicError) as failure:
         Truth.open(tmp_path)
     assert failure.value.code is ErrorCode.ARGUMENT_INVALID
+
+
+def test_shapes_look_different() -> None:
+    cells = {shape: np.asarray(draw(Scene((Thing(0, 0, shape, "red"),)), "look"))[:CELL, :CELL] for shape in SHAPES}
+    covered = {shape: (np.abs(cell.astype(int) - (214, 40, 40)).sum(2) < 60).mean() for shape, cell in cells.items()}
+    assert covered["square"] > 1.2 * max(covered["ring"], covered["cross"]), covered
+    middle = {shape: cell[CELL // 2, CELL // 2].astype(int) for shape, cell in cells.items()}
+    assert np.abs(middle["cross"] - middle["square"]).sum() < 60 < np.abs(middle["ring"] - middle["square"]).sum()
 
 
 @pytest.mark.parametrize("colour", COLOURS)

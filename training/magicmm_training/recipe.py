@@ -248,7 +248,19 @@ class JudgeModel(Strict):
 
 
 class Judge(Strict):
-    """An MLLM compares the yes/no logits of the top candidates (paper 3.3)."""
+    """An MLLM compares the yes/no logits of the top candidates (paper 3.3).
+
+    Attributes:
+        init: Contrastive stage whose model ranks.
+        judge: Who judges.
+        top: Candidates of a query that are judged.
+        each: Negatives that are kept.
+        batch: Questions at a time.
+        unclear_share: Stop beyond this share of answers that are neither yes nor no.
+        approves: "yes" = what the judge says yes to (paper); "above_target" = only where it does so no less surely than
+            for the query's own target (ours, for judges that say yes too easily). Answers without a margin count as
+            they are.
+    """
 
     kind: Literal["judge"] = "judge"
     name: Name
@@ -259,6 +271,7 @@ class Judge(Strict):
     each: Count = 12
     batch: Count = 8
     unclear_share: Share = 0.05
+    approves: Literal["yes", "above_target"] = "yes"
 
 
 class Reranker(TrainingStage):

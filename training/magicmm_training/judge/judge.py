@@ -151,8 +151,10 @@ class _Court:
             for place, verdict in zip(ranked.candidates.tolist(), verdicts, strict=True)
             if verdict is not None and verdict.approved is not None
         ]
-        approved = [(place, verdict) for place, verdict in decided if verdict.approved]
-        rejected = [(place, verdict) for place, verdict in decided if not verdict.approved]
+        least = -math.inf if self._stage.approves == "yes" else _margin(positive)
+        fits = [verdict.approved and not _margin(verdict) < least for _, verdict in decided]
+        approved = [one for one, fit in zip(decided, fits, strict=True) if fit]
+        rejected = [one for one, fit in zip(decided, fits, strict=True) if not fit]
         self._counts.approved += len(approved)
         self._counts.rejected += len(rejected)
         chosen = rejected[: self._stage.each]

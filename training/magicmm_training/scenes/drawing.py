@@ -78,14 +78,22 @@ def _draw_thing(pen: ImageDraw.ImageDraw, thing: Thing, random: Random) -> None:
     y = (thing.row + 0.5 + random.uniform(-_JITTER, _JITTER)) * unit
     radius = random.uniform(*_RADII) * unit
     hue = tuple(min(255, max(0, value + random.randint(-14, 14))) for value in _RGB[thing.colour])
-    if thing.shape == "circle":
-        pen.ellipse((x - radius, y - radius, x + radius, y + radius), hue)
+    if thing.shape == "ring":
+        pen.ellipse((x - radius, y - radius, x + radius, y + radius), outline=hue, width=round(_BAND * radius))
     else:
         pen.polygon([(x + radius * u, y + radius * v) for u, v in _OUTLINES[thing.shape]], hue)
 
 
+_BAND = 0.5
+"""Width of a ring's line, in radii."""
 _OUTLINES: dict[str, list[Point]] = {
     "square": [(-0.85, -0.85), (0.85, -0.85), (0.85, 0.85), (-0.85, 0.85)],
-    "triangle": [(0.0, -1.05), (1.0, 0.8), (-1.0, 0.8)],
+    "cross": [
+        (u * across, v * along)
+        for u, v in ((1, 1), (1, -1), (-1, -1), (-1, 1))
+        for across, along in (
+            ((0.35, 1.0), (0.35, 0.35), (1.0, 0.35)) if u == v else ((1.0, 0.35), (0.35, 0.35), (0.35, 1.0))
+        )
+    ],
 }
 """Corners in radii, y downwards."""

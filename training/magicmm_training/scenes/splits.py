@@ -13,7 +13,7 @@ from magicmm_training.scenes.statements import say
 from magicmm_training.scenes.world import Scene, neighbours, random_scene
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from magicmm_training.scenes.changes import Change
     from magicmm_training.scenes.statements import Statement
@@ -23,7 +23,7 @@ FAMILY = 2
 HELD_OUT_SHARE = 0.5
 """Of the test's scenes, so many hold a combination that training never shows."""
 _TRIES = 20
-"""Neighbours of a scene that are looked at for the rest of its family."""
+"""Neighbours that are looked at for the rest of a family, and statements for one that tells a scene apart."""
 MOST = 10_000
 """Pairs of a kind; with more, different ones become hard to find."""
 
@@ -82,12 +82,13 @@ def make_splits(sizes: Sizes, seed: int) -> tuple[Split, Split]:
         (novel, lambda scene: scene.is_held_out),
         (sizes.test - novel, lambda scene: not scene.is_held_out),
     )
-    said: set[str] = set()
-    captions = [pair for count, allowed in parts for pair in captioned(count, test, allowed, shown, said)]
+    captions: list[Captioned] = []
+    for count, allowed in parts:
+        captions += captioned(count, test, allowed, shown, captions)
     changes = [edit for count, allowed in parts for edit in changed(count, test, allowed, shown)]
     taken = set(shown)
     return Split(
-        tuple(captioned(sizes.captions, train, lambda scene: not scene.is_held_out, taken)),
+        tuple(captioned(sizes.captions, train, lambda scene: not scene.is_held_out, taken, None)),
         tuple(changed(sizes.changes, train, lambda scene: not scene.is_held_out, taken)),
     ), Split(tuple(captions), tuple(changes))
 
@@ -99,7 +100,7 @@ def shown_scenes(split: Split) -> set[Scene]:
 
 
 def captioned(
-    count: int, random: Random, allowed: Callable[[Scene], bool], taken: set[Scene], said: set[str] | None = None
+    count: int, random: Random, allowed: Callable[[Scene], bool], taken: set[Scene], among: Sequence[Captioned] | None
 ) -> list[Captioned]:
     """Return captioned scenes in families, no scene twice.
 
@@ -108,21 +109,29 @@ def captioned(
         random: Decides everything.
         allowed: Which scenes may be shown.
         taken: Scenes that may not occur again; those of the result are added.
-        said: Captions that may not occur again, likewise; None = they may.
+        among: None: captions may fit other scenes as well. Else no caption, of these and the new ones, fits a scene
+            but its own, so that a query has one right answer and recall is well defined.
     """
     found: list[Captioned] = []
     for scene in _families(random, lambda scene: allowed(scene) and scene not in taken):
-        statement = say(scene, random)
-        words = statement.words(random)
-        if scene in taken or words in (said or ()):
+        if scene in taken:
             continue
-        if said is not None:
-            said.add(words)
+        statement = say(scene, random) if among is None else _only_true_of(scene, [*among, *found], random)
+        if statement is None:
+            continue
         taken.add(scene)
-        found.append(Captioned(scene, statement, words))
+        found.append(Captioned(scene, statement, statement.words(random)))
         if len(found) == count:
             break
     return found
+
+
+def _only_true_of(scene: Scene, others: Sequence[Captioned], random: Random) -> Statement | None:
+    """Return a statement that tells a scene apart from others, or None where some of theirs hold for it, too."""
+    if any(other.statement.holds(scene) for other in others):
+        return None
+    statements = (say(scene, random) for _ in range(_TRIES))
+    return next((one for one in statements if not any(one.holds(other.scene) for other in others)), None)
 
 
 def changed(count: int, random: Random, allowed: Callable[[Scene], bool], taken: set[Scene]) -> list[Change]:

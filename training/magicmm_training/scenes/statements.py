@@ -1,7 +1,7 @@
 """What can be said of a scene: statements that are true or false by construction, and their words.
 
 Most statements speak of a part of the scene only. So several pictures may truly fit one caption, as in real data: these
-are the false negatives that a judge is there to find.
+are the false negatives that a judge is there to find. The captions of the test are chosen to fit one picture each.
 """
 
 from __future__ import annotations
@@ -41,8 +41,10 @@ class Kind:
         return sum(map(self.fits, scene.things))
 
     def noun(self, plural: bool = False) -> str:
-        """Return for example "red circle"; "shape" stands for any."""
-        noun = (self.shape or "shape") + "s" * plural
+        """Return for example "red ring"; "shape" stands for any."""
+        noun = self.shape or "shape"
+        if plural:
+            noun += "es" if noun.endswith("s") else "s"
         return f"{self.colour} {noun}" if self.colour else noun
 
     def one(self) -> str:
@@ -73,7 +75,7 @@ class Has:
         return all(kind.count(scene) for kind in self.kinds)
 
     def words(self, random: Random) -> str:
-        """Return for example "a red circle and a blue square"."""
+        """Return for example "a red ring and a blue square"."""
         names = [kind.one() for kind in random.sample(self.kinds, len(self.kinds))]
         joint = random.choice((" and ", " with ", " together with ")) if len(names) == 2 else " and "
         return _opening(random) + joint.join((", ".join(names[:-1]), names[-1]) if len(names) > 1 else names)
@@ -91,7 +93,7 @@ class Exactly:
         return self.kind.count(scene) == self.number
 
     def words(self, random: Random) -> str:
-        """Return for example "exactly two red circles"."""
+        """Return for example "exactly two red rings"."""
         before = random.choice(("exactly ", "just ", "only "))
         return f"{before}{NUMBERS[self.number]} {self.kind.noun(self.number != 1)}"
 
@@ -113,7 +115,7 @@ class Beside:
         )
 
     def words(self, random: Random) -> str:
-        """Return for example "a red circle above a blue square"."""
+        """Return for example "a red ring above a blue square"."""
         return f"{_opening(random)}{self.first.one()} {random.choice(_DIRECTIONS[self.direction])} {self.second.one()}"
 
 
@@ -128,7 +130,7 @@ class Whole:
         return Counter(map(full_kind, scene.things)) == dict(self.kinds)
 
     def words(self, random: Random) -> str:
-        """Return for example "nothing but a red circle and two blue squares"."""
+        """Return for example "nothing but a red ring and two blue squares"."""
         names = [
             kind.one() if number == 1 else f"{NUMBERS[number]} {kind.noun(True)}"
             for kind, number in random.sample(self.kinds, len(self.kinds))

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 GRID = 2
 """Cells along one side; after compression and unshuffle, a cell of 4 x 4 patches becomes one visual token."""
-SHAPES = ("circle", "square", "triangle")
+SHAPES = ("square", "ring", "cross")
 COLOURS = ("red", "green", "blue", "yellow", "purple")
-HELD_OUT = frozenset({("triangle", "green"), ("circle", "yellow")})
+HELD_OUT = frozenset({("cross", "green"), ("ring", "yellow")})
 """Combinations of shape and colour that no training picture holds; their parts are all seen apart."""
 
 
