@@ -30,7 +30,7 @@ SCHEMES = {
         "image": "convolutions: 7-bit weights per output channel, static int8 activations; classifier: 8-bit, per row",
         "text": "8-bit weights per output channel, int8 activations per row, int8 token rows",
     },
-    "float32": {part: "float32, from int8 weights" for part in ("image", "text")},
+    "float32": dict.fromkeys(("image", "text"), "float32, from int8 weights"),
 }
 
 
@@ -51,8 +51,8 @@ def export_nano(
         say: Called after each step.
 
     Raises:
-        MagicError: `argument_invalid` for another bundle or recipe and for buckets that do not fit; `runtime_failed` for
-            a missing package or more work outside of the backend than allowed; else as `write_staged`.
+        MagicError: `argument_invalid` for another bundle or recipe and for buckets that do not fit; `runtime_failed`
+            for a missing package or more work outside of the backend than allowed; else as `write_staged`.
     """
     given = options or ExecutorchOptions()
     require_executorch()
@@ -99,9 +99,7 @@ def nano_methods(image: StoredImage, text: StoredText, layers: Layers, buckets: 
 class _NanoProgram(NanoExport):
     """Adds one program for XNNPACK."""
 
-    def __init__(
-        self, bundle: Bundle, staged: Path, options: ExecutorchOptions, target: Path, say: Say | None
-    ) -> None:
+    def __init__(self, bundle: Bundle, staged: Path, options: ExecutorchOptions, target: Path, say: Say | None) -> None:
         super().__init__(bundle, staged, options.buckets, options.model_id or target.name.removesuffix(".magicmm"), say)
         self._options = options
 

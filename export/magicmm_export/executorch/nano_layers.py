@@ -1,7 +1,7 @@
 """The parts of the built-in model in 8 bits, as XNNPACK and ExecuTorch's own kernels compute them.
 
-Convolutions stand between quantize and dequantize with the bundle's own grids. XNNPACK has signed codes: those of a grid
-are 128 less than in the ONNX graph, and so is its zero point.
+Convolutions stand between quantize and dequantize with the bundle's own grids. XNNPACK has signed codes: those of a
+grid are 128 less than in the ONNX graph, and so is its zero point.
 """
 
 from __future__ import annotations
@@ -44,9 +44,7 @@ class QuantisedConv(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         """[n, in, h, w] -> [n, out, h', w']; the grid behind it clips."""
-        weight = _OPERATORS.dequantize_per_channel(
-            self.codes, self.scales, self.zeros, 0, -_MOST, _MOST, torch.int8
-        )
+        weight = _OPERATORS.dequantize_per_channel(self.codes, self.scales, self.zeros, 0, -_MOST, _MOST, torch.int8)
         return functional.conv2d(values, weight, self.bias, self.stride, self.padding, 1, self.groups)
 
 

@@ -25,7 +25,18 @@ from magicmm_quant.samples import Samples
 BUCKETS = (16, 64, 256)
 """Tokens of a text with its ends: a few words; a sentence or two; all that the model takes."""
 TOKENIZER = "tokenizer.json"
-_ANEW = ("format", "format_version", "files", "golden", "graphs", "packed", "alternatives", "plans", "lowered", "quality")
+_ANEW = (
+    "format",
+    "format_version",
+    "files",
+    "golden",
+    "graphs",
+    "packed",
+    "alternatives",
+    "plans",
+    "lowered",
+    "quality",
+)
 """What a manifest says of the files beside it; all else is carried over."""
 
 Say = Callable[[str], None]
@@ -124,7 +135,9 @@ def measure_nano(
     Raises:
         MagicError: As `embed_staged`.
     """
-    found = dict(zip(("photo", "query"), embed_staged(staged, manifest, samples.photos, samples.captions, runtime)))
+    found = dict(
+        zip(("photo", "query"), embed_staged(staged, manifest, samples.photos, samples.captions, runtime), strict=True)
+    )
     wanted = reference_vectors(bundle, samples)
     given = [part for part, rows in wanted.items() if len(rows)]
     return assess(
@@ -146,5 +159,7 @@ def reference_vectors(bundle: Bundle, samples: Samples) -> dict[str, NDArray[np.
     for caption in samples.captions:
         ids = torch.tensor([embedder.token_ids(caption)])
         captions.append(text.bucket(ids.shape[1])(ids, torch.ones_like(ids)))
-    return {part: torch.cat([torch.empty(0, embedder.dim), *rows]).numpy() for part, rows in
-            (("photo", photos), ("query", captions))}
+    return {
+        part: torch.cat([torch.empty(0, embedder.dim), *rows]).numpy()
+        for part, rows in (("photo", photos), ("query", captions))
+    }

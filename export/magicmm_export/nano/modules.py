@@ -85,7 +85,10 @@ def linear_of(weight: nn.Parameter, stored: StoredLinear) -> nn.Linear:
 
 def float_table(stored: StoredTable) -> nn.Module:
     """Return rows in float32."""
-    return nn.Embedding.from_pretrained(torch.from_numpy(stored.rows))
+    with torch.device("meta"):
+        table = nn.Embedding(*stored.codes.shape)
+    table.weight = parameter(stored.rows)
+    return table
 
 
 def float_layers(norms: Norms) -> Layers:
@@ -112,6 +115,7 @@ class ImageTower(nn.Module):
         super().__init__()
         grids = {conv.name: conv.total for conv in stored.convs}
         self.entry = layers.stored(PIXELS)
+        self.convs = [(conv.name, conv.other) for conv in stored.convs]
         self.steps = nn.ModuleList(_Step(conv, grids, layers) for conv in stored.convs)
         self.loaded = layers.loaded(stored.convs[-1].total)
         self.classifier = layers.linear(stored.classifier)
@@ -157,10 +161,10 @@ class ImageTower(nn.Module):
     def _features(self, planes: Tensor) -> Tensor:
         """[3, 3, 256, 256] -> [3, 1280, 8, 8]."""
         kept = self.entry(planes)
-        made: dict[str | None, Tensor] = {}
-        for step in self.steps:
-            kept = step(kept, made.get(step.other))
-            made[step.name] = kept
+        made: dict[str, Tensor] = {}
+        for step, (name, other) in zip(self.steps, self.convs, strict=True):
+            kept = step(kept, None if other is None else made[other])
+            made[name] = kept
         features: Tensor = self.loaded(kept)
         return features
 
@@ -172,7 +176,8 @@ class ImageTower(nn.Module):
         best, concepts = chances.flatten(0, 1).topk(KEPT)
         summed = torch.bmm(best.sqrt().reshape(VIEWS, 1, KEPT), self.bank(concepts)).flatten(0, 1)
         views = self.unit(summed)
-        return self.unit(views[:1] + views[1:2] + views[2:])
+        vector: Tensor = self.unit(views[:1] + views[1:2] + views[2:])
+        return vector
 
     def _mean_of_cells(self, values: Tensor) -> Tensor:
         """[3, 16, n] -> [3, 1, n]."""
@@ -187,7 +192,6 @@ class _Step(nn.Module):
 
     def __init__(self, stored: StoredConv, grids: Mapping[str, Grid], layers: Layers) -> None:
         super().__init__()
-        self.name, self.other = stored.name, stored.other
         self.conv = layers.conv(stored)
         self.entry, self.result = layers.loaded(stored.entry), layers.stored(stored.result)
         if stored.other is not None:

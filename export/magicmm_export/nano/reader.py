@@ -79,7 +79,9 @@ class _Graph:
         except Exception as error:  # protobuf's own, and what onnx says of files beside the graph
             said = " ".join(str(error).split())[:300]
             raise MagicError(
-                ErrorCode.BUNDLE_INVALID, f"{path} cannot be read: {said}.", "Install the bundle again, or build it anew."
+                ErrorCode.BUNDLE_INVALID,
+                f"{path} cannot be read: {said}.",
+                "Install the bundle again, or build it anew.",
             ) from None
         if model.graph.name != name:
             raise self._foreign(f"its {part} graph is called {model.graph.name!r}, not {name!r}")
@@ -103,7 +105,9 @@ class _Graph:
         return StoredNorm(self.constant(f"{name}.weight"), self.constant(f"{name}.bias"), eps)
 
     def linear(self, name: str) -> StoredLinear:
-        node = next((one for one in self._nodes if one.op_type == "MatMulInteger" and one.input[1] == f"{name}.weight"), None)
+        node = next(
+            (one for one in self._nodes if one.op_type == "MatMulInteger" and one.input[1] == f"{name}.weight"), None
+        )
         if node is None:
             raise self._foreign(f"it holds no product in 8 bits with {name}.weight")
         codes = (self.constant(node.input[1]).astype(np.int16) - _MIDDLE).astype(np.int8).T
@@ -155,7 +159,7 @@ class _Graph:
         return MagicError(
             ErrorCode.ARGUMENT_INVALID,
             f"{self._bundle.path} is no int8 bundle of the built-in model's builder: {why}.",
-            "Give the built-in bundle or one that `python -m magicmm_export.nano` wrote; others run on onnxruntime alone.",
+            "Give the built-in bundle, or one that `python -m magicmm_export.nano` wrote; no other is lowered again.",
         )
 
 

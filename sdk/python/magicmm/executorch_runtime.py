@@ -1,7 +1,7 @@
 """Programs on ExecuTorch's XNNPACK backend: the optional extra `magicmm[executorch]`.
 
-A program takes one tile, one photo or one sequence at a time, of fixed lengths: sequences are padded on the right to the
-next length, prefixes to the longest one (docs/FORMAT.md). Phones run the same file.
+A program takes one tile, one photo or one sequence at a time, of fixed lengths: sequences are padded on the right to
+the next length, prefixes to the longest one (docs/FORMAT.md). Phones run the same file.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ class ExecutorchSession:
             raise _failed(f"ExecuTorch refuses {path}", error) from None
         names = sorted(program.method_names)
         begin = _SEQUENCES.get(part)
-        self.lengths = tuple(sorted(int(name.removeprefix(begin)) for name in names if name.startswith(begin))) if begin else ()
+        self.lengths = (
+            tuple(sorted(int(name.removeprefix(begin)) for name in names if name.startswith(begin))) if begin else ()
+        )
         if not self.lengths and part not in names:
             raise _failed(f"{path} has no method for {part}", ValueError(f"it has {', '.join(names) or 'none'}"))
         meta = program.metadata(f"{begin}{self.lengths[0]}" if begin else part)
