@@ -151,7 +151,7 @@ def test_the_bundle_says_where_it_comes_from(written: Bundle) -> None:
     names = [case["name"] for case in json.loads(written.file(written.manifest.golden).read_text())["cases"]]
     assert "landscape" in names and "composed" in names
     assert not partial_folders(written.path.parent)
-    with pytest.raises(MagicError, match="Core ML|coreml"):
+    with pytest.raises(MagicError, match=r"Core ML|coreml"):
         Embedder.open(written).embed_text("a dog")
 
 

@@ -30,7 +30,7 @@ class FunctionFacts:
         inputs: Shape and element type by name, as text.
         outputs: The same.
         operators: How many of each, constants left out.
-        weights: Linears and convolutions by how their weights are stored: "plain", or a `constexpr_` operator.
+        weights: Linears, and convolutions that are not plain, by how their weights are stored: "plain", or a `constexpr_` operator.
     """
 
     name: str
@@ -123,7 +123,9 @@ def _function(path: Path, name: str) -> FunctionFacts:
     for operation in function.operations:
         if operation.op_type in ("linear", "conv"):
             source = operation.weight.op.op_type
-            weights[source if source.startswith(_CONSTEXPR) else "plain"] += 1
+            is_packed = source.startswith(_CONSTEXPR)
+            if is_packed or operation.op_type == "linear":
+                weights[source if is_packed else "plain"] += 1
         if operation.op_type != "const" and not operation.op_type.startswith(_CONSTEXPR):
             kinds[operation.op_type] += 1
     return FunctionFacts(
