@@ -25,7 +25,8 @@ from magicmm_export.coreml.package import function_names, load_function, load_sp
 from magicmm_export.coreml.schemes import SCHEMES
 from magicmm_export.decomposition import Norms
 from magicmm_export.nano import lowered
-from magicmm_export.nano.modules import ImageTower, TextTower, float_layers
+from magicmm_export.nano.layers import float_layers
+from magicmm_export.nano.modules import ImageTower, TextTower
 from magicmm_export.nano.reader import read_image, read_text
 from magicmm_export.nano.stored import StoredText
 from magicmm_export.planner import read_plans
@@ -64,7 +65,8 @@ def photos() -> Sequence[NDArray[np.uint8]]:
 def text_vector(text: StoredText, ids: list[int]) -> NDArray[np.float32]:
     given = torch.tensor([ids])
     tower = TextTower(text, float_layers(Norms.NATIVE)).eval()
-    return tower.bucket(len(ids))(given, torch.ones_like(given)).numpy()
+    vector: torch.Tensor = tower.bucket(len(ids))(given, torch.ones_like(given))
+    return vector.numpy()
 
 
 @torch.inference_mode()

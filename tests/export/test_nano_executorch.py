@@ -19,7 +19,8 @@ from magicmm import Bundle, Embedder, ErrorCode, Gallery, MagicError
 from magicmm.executorch_runtime import ExecutorchSession
 from magicmm_export import cli, isolated
 from magicmm_export.decomposition import Norms
-from magicmm_export.nano.modules import ImageTower, Layers, TextTower, float_layers
+from magicmm_export.nano.layers import Layers, float_layers
+from magicmm_export.nano.modules import ImageTower, TextTower
 from magicmm_export.nano.reader import read_image, read_text
 from magicmm_export.nano.run import open_model
 from magicmm_export.nano.stored import StoredImage, StoredText
@@ -102,7 +103,8 @@ def photo_vectors(image: StoredImage, layers: Layers, pixels: Sequence[NDArray[n
 @torch.inference_mode()
 def text_vector(text: StoredText, layers: Layers, ids: NDArray[np.int64]) -> NDArray[np.float32]:
     given = torch.from_numpy(ids)
-    return TextTower(text, layers).eval().bucket(ids.shape[1])(given, torch.ones_like(given)).numpy()
+    vector: torch.Tensor = TextTower(text, layers).eval().bucket(ids.shape[1])(given, torch.ones_like(given))
+    return vector.numpy()
 
 
 @torch.inference_mode()
@@ -127,27 +129,25 @@ def test_every_step_gives_the_codes_of_onnx(image: StoredImage, onnx_embedder: E
 @torch.inference_mode()
 def test_xnnpack_gives_the_codes_of_torch(image: StoredImage, tmp_path: Path) -> None:
     """Stem, depthwise with and without stride, projection, expansion and a sum, each for itself."""
-    grids = {conv.name: conv.total for conv in image.convs}
     tower = ImageTower(image, quantised_layers()).eval()
     chosen = [0, 1, 2, 3, 4, next(place for place, conv in enumerate(image.convs) if conv.other)]
-    rng, methods, inputs = torch.Generator().manual_seed(0), {}, {}
+    rng = torch.Generator().manual_seed(0)
+    methods: dict[str, Method] = {}
     for place in chosen:
         conv, step = image.convs[place], tower.steps[place]
         channels = conv.codes.shape[1] * conv.groups
         given = torch.randint(-128, 128, (1, channels, 16, 16), generator=rng, dtype=torch.int8)
-        others = ()
+        inputs = [given]
         if conv.other is not None:
-            assert conv.other in grids
-            others = (torch.randint(-128, 128, (1, len(conv.codes), 16, 16), generator=rng, dtype=torch.int8),)
-        inputs[f"step_{place}"] = (given, *others)
-        methods[f"step_{place}"] = Method(_Alone(step), (given, *others))
+            inputs.append(torch.randint(-128, 128, (1, len(conv.codes), 16, 16), generator=rng, dtype=torch.int8))
+        methods[f"step_{place}"] = Method(_Alone(step), tuple(inputs))
     lower(methods, XNNPACK).write(tmp_path / "steps.pte")
     from executorch.runtime import Runtime
 
     program = Runtime.get().load_program(tmp_path / "steps.pte")
-    for name, given in inputs.items():
-        (found,) = program.load_method(name).execute(list(given))
-        away = (found.int() - methods[name].module(*given).int()).abs()
+    for name, method in methods.items():
+        (found,) = program.load_method(name).execute(list(method.inputs))
+        away = (found.int() - method.module(*method.inputs).int()).abs()
         assert away.max() <= 1 and (away > 0).float().mean() < 0.01, name
 
 

@@ -12,15 +12,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
+from torch import Tensor
 
 from graph_runs import cosine
 from magicmm import Bundle, Embedder, ErrorCode, MagicError
 from magicmm_export.decomposition import Norms
 from magicmm_export.nano.efficientnet import Conv, Network
 from magicmm_export.nano.image import image_graph
+from magicmm_export.nano.layers import float_layers
 from magicmm_export.nano.lowered import text_buckets
 from magicmm_export.nano.minilm import text_graph
-from magicmm_export.nano.modules import ImageTower, TextTower, float_layers
+from magicmm_export.nano.modules import ImageTower, TextTower
 from magicmm_export.nano.reader import read_image, read_text
 from magicmm_export.nano.run import open_model
 from magicmm_export.nano.stored import StoredImage, StoredLinear, StoredNorm, StoredText
@@ -68,7 +70,8 @@ def photo_vectors(tower: ImageTower, pixels: list[NDArray[np.uint8]]) -> NDArray
 def text_vector(tower: TextTower, ids: list[int], length: int, fill: int = 0) -> NDArray[np.float32]:
     given, mask = torch.full((1, length), fill), torch.zeros(1, length, dtype=torch.int64)
     given[0, : len(ids)], mask[0, : len(ids)] = torch.tensor(ids), 1
-    return tower.eval().bucket(length)(given, mask).numpy()
+    vector: Tensor = tower.eval().bucket(length)(given, mask)
+    return vector.numpy()
 
 
 def float_image_graph(stored: StoredImage) -> onnx.ModelProto:

@@ -30,7 +30,8 @@ class FunctionFacts:
         inputs: Shape and element type by name, as text.
         outputs: The same.
         operators: How many of each, constants left out.
-        weights: Linears, and convolutions that are not plain, by how their weights are stored: "plain", or a `constexpr_` operator.
+        weights: Linears, and convolutions that are not plain, by how their weights are stored: "plain", or a
+            `constexpr_` operator.
     """
 
     name: str

@@ -26,8 +26,9 @@ from magicmm_export.coreml.planner import plan_packages
 from magicmm_export.coreml.schemes import SCHEMES, CoremlScheme
 from magicmm_export.decomposition import Norms
 from magicmm_export.nano.image import SIDE
+from magicmm_export.nano.layers import float_layers
 from magicmm_export.nano.lowered import NanoExport, Say
-from magicmm_export.nano.modules import ImageTower, TextTower, float_layers
+from magicmm_export.nano.modules import ImageTower, TextTower
 from magicmm_export.vision_language import Quality, write_staged
 
 VECTOR = "vector"

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from magicmm_export.decomposition import Norms
-from magicmm_export.nano.modules import FloatConv, Layers, float_layers, float_linear, float_table
+from magicmm_export.nano.layers import FloatConv, Layers, float_layers, float_linear, float_table
 from magicmm_export.nano.stored import Floats, StoredConv, StoredLinear, StoredTable
 
 _NOTES = "_COREML_/weight/"

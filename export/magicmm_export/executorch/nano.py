@@ -17,8 +17,9 @@ from magicmm_export.executorch.lowering import Method, lower
 from magicmm_export.executorch.nano_layers import quantised_layers
 from magicmm_export.executorch.targets import XNNPACK
 from magicmm_export.nano.image import SIDE
+from magicmm_export.nano.layers import Layers, float_layers
 from magicmm_export.nano.lowered import NanoExport, Say
-from magicmm_export.nano.modules import ImageTower, Layers, TextTower, float_layers
+from magicmm_export.nano.modules import ImageTower, TextTower
 from magicmm_export.nano.stored import StoredImage, StoredText
 from magicmm_export.vision_language import Quality, write_staged
 from magicmm_quant.recipe import RECIPES, Recipe

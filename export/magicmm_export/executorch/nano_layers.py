@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from magicmm_export.decomposition import Norms
 from magicmm_export.executorch.model import linear_weight
-from magicmm_export.nano.modules import Layers, linear_of, parameter
+from magicmm_export.nano.layers import Layers, linear_of, parameter
 from magicmm_export.nano.quantise import Grid
 from magicmm_export.nano.stored import StoredConv, StoredLinear, StoredTable
 from magicmm_quant.schemes import Int8Weights

@@ -17,7 +17,8 @@ from magicmm.manifest import Manifest
 from magicmm_export.bundle_writer import weights_identity
 from magicmm_export.decomposition import Norms
 from magicmm_export.isolated import embed_staged
-from magicmm_export.nano.modules import ImageTower, TextTower, float_layers
+from magicmm_export.nano.layers import float_layers
+from magicmm_export.nano.modules import ImageTower, TextTower
 from magicmm_export.nano.reader import read_image, read_text
 from magicmm_quant.quality import QualityReport, assess
 from magicmm_quant.samples import Samples
