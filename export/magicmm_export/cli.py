@@ -46,11 +46,16 @@ def build_export() -> argparse.ArgumentParser:
     """Return the parser of an export, which needs no verb."""
     parser = argparse.ArgumentParser(
         prog="magicmm-export",
-        description="Turn an InternVL3 (or CLIP, SigLIP) checkpoint into a verified bundle.",
+        description="Turn an InternVL3 (or CLIP, SigLIP) checkpoint, or the built-in model, into a verified bundle.",
         epilog="Also: magicmm-export check CHECKPOINT BUNDLE | inspect BUNDLE | bench BUNDLE (see --help of each).",
     )
     parser.add_argument("--version", action="version", version=f"magicmm {__version__}")
-    parser.add_argument("checkpoint", type=Path, metavar="CHECKPOINT", help="a folder with config.json and safetensors")
+    parser.add_argument(
+        "checkpoint",
+        type=Path,
+        metavar="CHECKPOINT",
+        help="a folder with config.json and safetensors, or a bundle of the built-in model",
+    )
     parser.add_argument("target", type=Path, metavar="OUT.magicmm", help="the bundle to write")
     parser.add_argument("--runtime", default="onnx", metavar="NAME", help="onnx (default), executorch or coreml")
     parser.add_argument("--recipe", metavar="NAME", help="int8 (default), int4, mixed, float32, or FILE.json")

@@ -20,6 +20,7 @@ from magicmm.runtime import COREML, EXECUTORCH
 from magicmm_export.ladder import check_bundle
 from magicmm_export.ladder_report import LadderReport
 from magicmm_export.memory import return_freed_memory
+from magicmm_export.nano.command import is_bundle, lower_bundle
 from magicmm_export.onnx.calibrated import calibrated, fitted_recipe
 from magicmm_export.onnx.export import OnnxOptions, export_onnx
 from magicmm_export.onnx.measured import measure_quality
@@ -71,6 +72,8 @@ def run_export(options: argparse.Namespace) -> tuple[Written, int]:
     """Export a checkpoint of any family that is supported."""
     begun = time.monotonic()
     return_freed_memory()
+    if is_bundle(options.checkpoint):
+        return _run_lowering(options, begun), 0
     _check_openvino(options)
     _check_runtime(options)
     if _family(options.checkpoint) in DUAL_FAMILIES:
@@ -100,12 +103,27 @@ def run_export(options: argparse.Namespace) -> tuple[Written, int]:
     if lowering.cache and not options.cache:
         lowering.cache.remove()  # it was there for an export that is stopped
     if options.report:
-        stem = options.target.with_suffix("")
-        noted = json.dumps(bundle.manifest.raw["quality"], indent=2)
-        stem.with_name(f"{stem.name}.report.json").write_text(noted + "\n")
-        stem.with_name(f"{stem.name}.report.html").write_text(plot(reports[0]))
+        _write_report(options.target, bundle, reports[0])
     tables = "\n\n".join(report.table() for report in reports)
     return _written(bundle, begun, bundle.manifest.raw["quality"], tables), 0
+
+
+def _run_lowering(options: argparse.Namespace, begun: float) -> Written:
+    """Lower a bundle of the built-in model for another runtime."""
+    samples = read_samples(options.calibrate, options.samples) if options.calibrate else synthetic_samples(SYNTHETIC)
+    with _Bar() as bar:
+        bundle, report = lower_bundle(options, samples, GATES, bar.say)
+    if options.report:
+        _write_report(options.target, bundle, report)
+    return _written(bundle, begun, bundle.manifest.raw["quality"], report.table())
+
+
+def _write_report(target: Path, bundle: Bundle, report: QualityReport) -> None:
+    """Write what was measured beside the bundle, as JSON and as a page with plots."""
+    stem = target.with_suffix("")
+    noted = json.dumps(bundle.manifest.raw["quality"], indent=2)
+    stem.with_name(f"{stem.name}.report.json").write_text(noted + "\n")
+    stem.with_name(f"{stem.name}.report.html").write_text(plot(report))
 
 
 def run_check(options: argparse.Namespace) -> tuple[LadderReport, int]:

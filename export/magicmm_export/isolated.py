@@ -117,7 +117,7 @@ def embed_queries(
     """Do what `Embedder.embed_query` does for many queries, with one piece of one graph in memory at a time.
 
     Args:
-        bundle: A vision-language bundle.
+        bundle: The bundle.
         queries: Words, and a photo in any form that `Embedder` reads; one of them may be None.
         threads: 0 takes all physical cores.
         truncate: Use the beginning of a text that is too long.
@@ -132,7 +132,11 @@ def embed_queries(
     from magicmm_export.observed import Item, ObservedEncoder  # onnx is needed only here
 
     embedder, roles = Embedder.open(bundle, threads, runtime), bundle.manifest.roles
-    if runtime == EXECUTORCH:  # a program is one piece
+    if runtime == COREML and bundle.manifest.architecture == "dual_encoder":
+        from magicmm_export.coreml.dual import package_embedder  # it needs torch and coremltools
+
+        embedder = package_embedder(bundle)
+    if runtime == EXECUTORCH or bundle.manifest.architecture == "dual_encoder":  # small, or one piece
         rows = [embedder.embed_query(text, image, truncate) for text, image in queries]
         return np.stack(rows) if rows else np.empty((0, bundle.manifest.dim), np.float32)
     items = []

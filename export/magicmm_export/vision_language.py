@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from magicmm import Bundle, ErrorCode, MagicError
 from magicmm_export.bundle_writer import GoldenInput, weights_identity
@@ -173,7 +173,15 @@ class VisionLanguageExport(ABC):
         return ", ".join(f"{count} x {name}" for name, count in counts.items()) + f" (recipe {recipe.name})"
 
 
-def write_staged(target: Path, make: Callable[[Path], VisionLanguageExport], quality: Quality | None = None) -> Bundle:
+class StagedExport(Protocol):
+    """An export into a folder that becomes a bundle."""
+
+    def write(self) -> dict[str, Any]:
+        """Write everything but the manifest, and return what it has to say."""
+        ...
+
+
+def write_staged(target: Path, make: Callable[[Path], StagedExport], quality: Quality | None = None) -> Bundle:
     """Run an export in a folder beside the target and seal it; `target` is replaced at the very end or left untouched.
 
     Args:

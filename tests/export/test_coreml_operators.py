@@ -61,6 +61,9 @@ FOLDED: dict[str, tuple[Build, Array]] = {
     "maximum": (lambda m, x: m.maximum(x=x, y=Y), numbers(3, 5)),
     "clip": (lambda m, x: m.clip(x=x, alpha=np.float32(-0.5), beta=np.float32(np.inf)), numbers(3, 5)),
     "clip from above": (lambda m, x: m.clip(x=x, alpha=np.float32(-0.5), beta=np.float32(0.25)), numbers(3, 5)),
+    "relu6": (lambda m, x: m.relu6(x=x), numbers(3, 50, scale=6)),
+    "topk": (lambda m, x: m.topk(x=x, k=3, axis=-1), numbers(3, 20)),
+    "topk of another axis": (lambda m, x: m.topk(x=x, k=2, axis=0), numbers(5, 4)),
     "abs": (lambda m, x: m.abs(x=x), numbers(3, 5)),
     "rsqrt": (lambda m, x: m.rsqrt(x=x, epsilon=1e-3), np.abs(numbers(3, 5)) + 0.01),
     "gelu": (lambda m, x: m.gelu(x=x, mode="EXACT"), numbers(3, 50, scale=3)),
@@ -138,6 +141,30 @@ def test_patches_are_sums_over_windows() -> None:
     np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("by_channel", [False, True])
+def test_convolutions_with_padding_are_sums_over_windows(by_channel: bool) -> None:
+    x, weight, bias = numbers(2, 3, 7, 6), numbers(3, 1 if by_channel else 3, 3, 2, seed=1), numbers(3, seed=2)
+    (found,) = interpreted(
+        lambda m, given: m.conv(
+            x=given,
+            weight=weight,
+            bias=bias,
+            strides=[2, 1],
+            pad_type="custom",
+            pad=[1, 2, 0, 1],
+            groups=3 if by_channel else 1,
+        ),
+        x,
+    )
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 2), (0, 1))).astype(np.float64)
+    wanted = np.empty((2, 3, 4, 6), np.float64)
+    for item, out, row, column in np.ndindex(wanted.shape):
+        channels = slice(out, out + 1) if by_channel else slice(None)
+        window = padded[item, channels, 2 * row : 2 * row + 3, column : column + 2]
+        wanted[item, out, row, column] = (window * weight[out]).sum() + bias[out]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_pooling_is_the_mean_of_windows() -> None:
     x = numbers(1, 2, 4, 6)
     (found,) = interpreted(
@@ -202,7 +229,8 @@ def test_an_operator_that_no_graph_of_ours_has_is_named() -> None:
     ("build", "said"),
     [
         (lambda m, x: m.gelu(x=x, mode="TANH_APPROXIMATION", name="g"), "gelu .* mode is TANH"),
-        (lambda m, x: m.conv(x=x, weight=numbers(2, 1, 1, 1), groups=2, pad_type="valid"), "groups is 2"),
+        (lambda m, x: m.conv(x=x, weight=numbers(4, 1, 1, 1), groups=2, pad_type="valid"), "groups is 2"),
+        (lambda m, x: m.topk(x=x, k=1, axis=1, ascending=True), "ascending is True"),
         (lambda m, x: m.conv(x=x, weight=numbers(2, 2, 3, 3), pad_type="same"), "pad_type is same"),
         (lambda m, x: m.avg_pool(x=x, kernel_sizes=[2, 2], strides=[2, 2], pad_type="same"), "pad_type is same"),
         (lambda m, x: m.concat(values=[x, x], axis=1, interleave=True), "interleave is True"),

@@ -17,7 +17,7 @@ class PackageFacts:
     """The metadata of one package.
 
     Attributes:
-        part: "vision" or "language".
+        part: "vision", "language", "image" or "text".
         source: The checkpoint's name.
         fingerprint: Of the bundle that the package belongs to: what vectors depend on (docs/FORMAT.md).
         scheme: How they are stored.

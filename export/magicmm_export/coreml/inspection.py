@@ -8,13 +8,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from magicmm import Bundle
+from magicmm.runtime import COREML
 from magicmm_export.coreml.encoder import package_facts, package_path
 from magicmm_export.coreml.facts import PackageFacts
 from magicmm_export.coreml.interpreter.function import type_name
 from magicmm_export.coreml.package import function_names, load_function, load_spec
 from magicmm_export.coreml.planner import plan_packages
 from magicmm_export.coreml.schemes import Units
-from magicmm_export.observed import OUTPUTS
 from magicmm_export.planner import Plan
 from magicmm_export.text_table import size_text, text_table
 
@@ -30,7 +30,8 @@ class FunctionFacts:
         inputs: Shape and element type by name, as text.
         outputs: The same.
         operators: How many of each, constants left out.
-        weights: Linears by how their weights are stored: "plain", or a `constexpr_` operator.
+        weights: Linears, and convolutions that are not plain, by how their weights are stored: "plain", or a
+            `constexpr_` operator.
     """
 
     name: str
@@ -92,13 +93,14 @@ def inspect_packages(bundle: Bundle) -> CoremlInspection:
     Raises:
         MagicError: `bundle_invalid` for packages that cannot be read, `runtime_failed` without coremltools.
     """
-    packages = tuple(_package(bundle, part) for part in OUTPUTS)
+    parts_of = tuple(bundle.manifest.graphs[COREML])
+    packages = tuple(_package(bundle, part) for part in parts_of)
     sizes: Counter[str] = Counter()
     for name, entry in bundle.manifest.files.items():
         parts = PurePosixPath(name).parts
         sizes["/".join(parts[:2]) if parts[0] == "coreml" else parts[0]] += entry.bytes
     units = Units(packages[0].facts.units)
-    paths = {part: package_path(bundle, part) for part in OUTPUTS}
+    paths = {part: package_path(bundle, part) for part in parts_of}
     return CoremlInspection(
         bundle.manifest.id,
         dict(sizes.most_common()),
@@ -120,9 +122,11 @@ def _function(path: Path, name: str) -> FunctionFacts:
     kinds: Counter[str] = Counter()
     weights: Counter[str] = Counter()
     for operation in function.operations:
-        if operation.op_type == "linear":
+        if operation.op_type in ("linear", "conv"):
             source = operation.weight.op.op_type
-            weights[source if source.startswith(_CONSTEXPR) else "plain"] += 1
+            is_packed = source.startswith(_CONSTEXPR)
+            if is_packed or operation.op_type == "linear":
+                weights[source if is_packed else "plain"] += 1
         if operation.op_type != "const" and not operation.op_type.startswith(_CONSTEXPR):
             kinds[operation.op_type] += 1
     return FunctionFacts(

@@ -16,8 +16,8 @@ from magicmm_export.planner import PartPlan, PlannedOperator, gather_operators
 _DELEGATE = "executorch_call_delegate"
 _NO_WORK = ("getitem", "alloc")
 _KNOWN = {
-    "index_select": "it picks a row by a number that only the input tells",
-    "_to_dim_order_copy": "pixels come as bytes, the backend computes with floats",
+    "index_select": "it picks rows by number",
+    "_to_dim_order_copy": "whole numbers come in, the backend computes with floats",
 }
 """Operators whose reason is the same for every backend."""
 

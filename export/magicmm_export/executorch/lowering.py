@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -58,6 +59,8 @@ def lower(methods: Mapping[str, Method], target: Target, done: Callable[[str], N
     """
     say = done or (lambda _: None)
     with quiet():
+        # Quantised operators outside of delegates: their forms in a program, and their kernels, as the SDK has them.
+        importlib.import_module("executorch.kernels.quantized")
         programs = {}
         for name, method in methods.items():
             with _named(f"{name} for {target.name}"), torch.no_grad():

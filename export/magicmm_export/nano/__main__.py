@@ -7,13 +7,22 @@ import json
 import logging
 import shutil
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
-from magicmm_export.nano.bundle import build_bundle
+_PACKAGES = ("onnx", "torch", "transformers", "efficientnet_lite_pytorch")
 
 
 def main() -> int:
-    """Build, verify, write, and report to stdout in JSON."""
+    """Build, verify, write, and report to stdout in JSON.
+
+    Raises:
+        ImportError: When a package that building needs is missing, with the command that installs it.
+    """
+    if missing := [name for name in _PACKAGES if find_spec(name) is None]:
+        raise ImportError(f'Building nano needs {", ".join(missing)}. Run: pip install "magicmm[nano]"')
+    from magicmm_export.nano.bundle import build_bundle
+
     parser = argparse.ArgumentParser(prog="python -m magicmm_export.nano", description=__doc__)
     parser.add_argument("target", type=Path, metavar="OUT.magicmm")
     parser.add_argument("--precision", choices=("int8", "fp32"), default="int8", help="fp32 = the reference (125 MB)")

@@ -1,7 +1,7 @@
 """Programs on ExecuTorch's XNNPACK backend: the optional extra `magicmm[executorch]`.
 
-A program takes one tile or one sequence at a time, of fixed lengths: sequences are padded on the right to the next
-length, prefixes to the longest one (docs/FORMAT.md). Phones run the same file.
+A program takes one tile, one photo or one sequence at a time, of fixed lengths: sequences are padded on the right to
+the next length, prefixes to the longest one (docs/FORMAT.md). Phones run the same file.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 _INSTALL = "pip install 'magicmm[executorch]'"
-_VISION, _LANGUAGE = "vision", "language_"
+_SEQUENCES = {"language": "language_", "text": "text_"}
+"""Parts that read sequences, and what the names of their methods begin with; those of others are called as the part."""
 _LOCK = threading.Lock()
 """ExecuTorch's threads and the memory of a program's methods are shared; one thing runs at a time."""
 
@@ -48,7 +49,7 @@ class ExecutorchSession:
 
     Attributes:
         input_names: Of the part, as every runtime calls them.
-        lengths: Tokens that the methods of the language part take, shortest first; empty for the vision part.
+        lengths: Tokens that the methods of a part take which reads sequences, shortest first; empty for other parts.
     """
 
     def __init__(self, path: Path, part: str, threads: int) -> None:
@@ -56,14 +57,14 @@ class ExecutorchSession:
 
         Args:
             path: The .pte file.
-            part: "vision" or "language".
+            part: "vision", "language", "image" or "text".
             threads: 0 leaves the number as it is. It holds for the whole process.
 
         Raises:
             MagicError: `runtime_failed` when the package is missing or refuses the file, or the program lacks the part.
         """
         require_executorch()
-        self._path = path
+        self._path, self._part = path, part
         self._opened: Any = None
         try:
             with _LOCK, quiet():
@@ -75,18 +76,22 @@ class ExecutorchSession:
         except Exception as error:  # the runtime raises RuntimeError, ImportError and its own
             raise _failed(f"ExecuTorch refuses {path}", error) from None
         names = sorted(program.method_names)
-        found = [int(name.removeprefix(_LANGUAGE)) for name in names if name.startswith(_LANGUAGE)]
-        self.lengths = () if part == _VISION else tuple(sorted(found))
-        if (_VISION not in names) if part == _VISION else not found:
+        begin = _SEQUENCES.get(part)
+        self.lengths = (
+            tuple(sorted(int(name.removeprefix(begin)) for name in names if name.startswith(begin))) if begin else ()
+        )
+        if not self.lengths and part not in names:
             raise _failed(f"{path} has no method for {part}", ValueError(f"it has {', '.join(names) or 'none'}"))
+        meta = program.metadata(f"{begin}{self.lengths[0]}" if begin else part)
+        self._views = meta.input_tensor_meta(0).sizes()[0]
         self._past: tuple[str, ...] = ()
         self._room = 0
-        if self.lengths:
-            meta = program.metadata(f"{_LANGUAGE}{self.lengths[0]}")
+        if part == "language":
             layers = range((meta.num_inputs() - 3) // 2)
             self._past = tuple(f"past_{kind}_{layer}" for layer in layers for kind in ("key", "value"))
             self._room = meta.input_tensor_meta(3).sizes()[2] if self._past else 0
-        self.input_names = frozenset(("embeds", "last", *self._past) if self.lengths else ("pixels",))
+        own = {"language": ("embeds", "last", *self._past), "text": ("ids", "mask")}
+        self.input_names = frozenset(own.get(part, ("pixels",)))
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Floats:
         """Return the output as float32, items along the first axis; each item runs alone.
@@ -95,25 +100,39 @@ class ExecutorchSession:
             MagicError: `text_invalid` for a sequence longer than every method, `runtime_failed` with what ExecuTorch
                 said.
         """
-        if not self.lengths:
-            pixels = inputs["pixels"]
-            return self._stacked(_VISION, [[pixels[at : at + 1]] for at in range(len(pixels))])
+        if self._part == "language":
+            return self._run_embeds(inputs)
+        if self._part == "text":
+            return self._run_ids(inputs)
+        pixels, views = inputs["pixels"], self._views
+        return self._stacked(self._part, [[pixels[at : at + views]] for at in range(0, len(pixels), views)])
+
+    def _run_embeds(self, inputs: Mapping[str, NDArray[Any]]) -> Floats:
         embeds = inputs["embeds"]
-        length = next((length for length in self.lengths if length >= embeds.shape[1]), None)
-        if length is None:
-            raise MagicError(
-                ErrorCode.TEXT_INVALID,
-                f"The sequence has {embeds.shape[1]} tokens, this program takes up to {self.lengths[-1]}.",
-                "Shorten the text, or export the bundle with a larger bucket.",
-            )
+        length = self._length_for(embeds)
         behind = self._prefix(inputs)
-        padded = np.zeros((len(embeds), length, embeds.shape[2]), np.float32)
-        padded[:, : embeds.shape[1]] = embeds
+        padded = _filled(embeds, length)
         places = np.asarray(inputs["last"], np.int64)
         items: list[list[NDArray[Any]]] = [
             [padded[at : at + 1], places[at : at + 1], *behind] for at in range(len(embeds))
         ]
-        return self._stacked(f"{_LANGUAGE}{length}", items)
+        return self._stacked(f"language_{length}", items)
+
+    def _run_ids(self, inputs: Mapping[str, NDArray[Any]]) -> Floats:
+        length = self._length_for(inputs["ids"])
+        ids, mask = (_filled(inputs[name], length) for name in ("ids", "mask"))
+        return self._stacked(f"text_{length}", [[ids[at : at + 1], mask[at : at + 1]] for at in range(len(ids))])
+
+    def _length_for(self, sequences: NDArray[Any]) -> int:
+        """Return the shortest length that holds sequences [n, s, ...]."""
+        length = next((length for length in self.lengths if length >= sequences.shape[1]), None)
+        if length is None:
+            raise MagicError(
+                ErrorCode.TEXT_INVALID,
+                f"The sequence has {sequences.shape[1]} tokens, this program takes up to {self.lengths[-1]}.",
+                "Shorten the text, or export the bundle with a larger bucket.",
+            )
+        return length
 
     def close(self) -> None:
         """Give back what the methods hold; the next run loads what it needs again."""
@@ -151,6 +170,11 @@ class ExecutorchSession:
             raise _failed("ExecuTorch failed", ValueError(f"the prefix is longer than {self._room} tokens"))
         behind = ((0, 0), (0, 0), (0, self._room - before), (0, 0))
         return [np.array([before], np.int64), *(np.pad(inputs[name], behind) for name in self._past)]
+
+
+def _filled(sequences: NDArray[Any], length: int) -> NDArray[Any]:
+    """Fill sequences [n, s, ...] up with zeros on the right."""
+    return np.pad(sequences, [(0, 0), (0, length - sequences.shape[1]), *[(0, 0)] * (sequences.ndim - 2)])
 
 
 _OPEN: weakref.WeakSet[ExecutorchSession] = weakref.WeakSet()

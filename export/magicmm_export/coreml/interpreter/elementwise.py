@@ -52,6 +52,11 @@ def _clip(given: Arguments) -> Tensor:
     return torch.where(x < least, least, torch.where(x > most, most, x))
 
 
+@implements("relu6")
+def _relu6(given: Arguments) -> Tensor:
+    return given.tensor("x").clamp(0, 6)
+
+
 @implements("abs")
 def _abs(given: Arguments) -> Tensor:
     return given.tensor("x").abs()

@@ -30,15 +30,49 @@ def _matmul(given: Arguments) -> Tensor:
 @implements("conv")
 def _conv(given: Arguments) -> Tensor:
     weight, strides = given.tensor("weight"), given.ints("strides")
-    for name, wanted in (("pad_type", "valid"), ("dilations", [1] * len(strides)), ("groups", 1)):
-        given.require(name, wanted)
-    windows = _windows(given.tensor("x"), list(weight.shape[2:]), strides)
-    count = len(strides)
-    # [n, channels, *places, *kernel] x [out, channels, *kernel] -> [n, *places, out]
+    given.require("dilations", [1] * len(strides))
+    windows = _windows(_padded(given, len(strides)), list(weight.shape[2:]), strides)
+    groups = given.integer("groups") if given.has("groups") else 1
+    if groups == 1:
+        result = _dense(windows, weight)
+    elif groups == windows.shape[1] == len(weight) and len(strides) == 2:
+        result = _by_channel(windows, weight)
+    else:
+        raise given.unsupported(f"groups is {groups} with {windows.shape[1]} channels in and {len(weight)} out")
+    return result + given.tensor("bias").reshape(-1, *[1] * len(strides)) if given.has("bias") else result
+
+
+def _dense(windows: Tensor, weight: Tensor) -> Tensor:
+    """[n, channels, *places, *kernel] x [out, channels, *kernel] -> [n, out, *places]."""
+    count = weight.ndim - 2
     kernel = list(range(2 + count, 2 + 2 * count))
-    product = torch.tensordot(windows, weight, ([1, *kernel], [1, *range(2, 2 + count)]))
-    result = product.movedim(-1, 1)
-    return result + given.tensor("bias").reshape(-1, *[1] * count) if given.has("bias") else result
+    return torch.tensordot(windows, weight, ([1, *kernel], [1, *range(2, 2 + count)])).movedim(-1, 1)
+
+
+def _by_channel(windows: Tensor, weight: Tensor) -> Tensor:
+    """[n, channels, h, w, *kernel] x [channels, 1, *kernel] -> [n, channels, h, w]."""
+    result = torch.zeros(windows.shape[:4])
+    for row in range(weight.shape[2]):
+        for column in range(weight.shape[3]):
+            result.addcmul_(windows[..., row, column], weight[:, 0, row, column].reshape(-1, 1, 1))
+    return result
+
+
+def _padded(given: Arguments, count: int) -> Tensor:
+    """Return what a convolution reads, with zeros around it."""
+    x, kind = given.tensor("x"), given.text("pad_type") if given.has("pad_type") else "valid"
+    if kind == "valid":
+        return x
+    if kind != "custom":
+        raise given.unsupported(f"pad_type is {kind}")
+    pads = given.ints("pad")  # before and after, axis by axis
+    sides = list(x.shape)
+    for axis in range(count):
+        sides[2 + axis] += pads[2 * axis] + pads[2 * axis + 1]
+    padded = x.new_zeros(sides)
+    inner = (slice(pads[2 * axis], pads[2 * axis] + x.shape[2 + axis]) for axis in range(count))
+    padded[(slice(None), slice(None), *inner)] = x
+    return padded
 
 
 @implements("avg_pool")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -38,6 +40,16 @@ def _softmax(given: Arguments) -> Tensor:
     x, axis = given.tensor("x"), given.integer("axis")
     powers = torch.exp(x - x.amax(axis, keepdim=True))
     return powers / powers.sum(axis, keepdim=True)
+
+
+@implements("topk")
+def _topk(given: Arguments) -> Sequence[Tensor]:
+    """Return values and places; where values are equal, which place comes first is left to the device."""
+    for name, wanted in (("ascending", False), ("return_indices", True), ("sort", True)):
+        given.require(name, wanted)
+    x, axis, count = given.tensor("x"), given.integer("axis"), given.integer("k")
+    found = torch.sort(x, dim=axis, descending=True, stable=True)
+    return found.values.narrow(axis, 0, count), found.indices.narrow(axis, 0, count)
 
 
 @implements("layer_norm")

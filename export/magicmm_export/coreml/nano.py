@@ -1,0 +1,155 @@
+"""The built-in model to a verified bundle of two Core ML packages: `image`, and `text` with a function a bucket."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from magicmm import Bundle, ErrorCode, MagicError
+from magicmm.bundle import fingerprint_of
+from magicmm.runtime import COREML
+from magicmm_export.coreml.convert import convert_module
+from magicmm_export.coreml.export import PLAN, CoremlOptions
+from magicmm_export.coreml.facts import PackageFacts
+from magicmm_export.coreml.join import join_functions
+from magicmm_export.coreml.nano_layers import coded_layers
+from magicmm_export.coreml.package import MAIN, MANIFEST, PROGRAM, save_model, write_metadata
+from magicmm_export.coreml.planner import plan_packages
+from magicmm_export.coreml.schemes import SCHEMES, CoremlScheme
+from magicmm_export.decomposition import Norms
+from magicmm_export.nano.image import SIDE
+from magicmm_export.nano.layers import float_layers
+from magicmm_export.nano.lowered import NanoExport, Say
+from magicmm_export.nano.modules import ImageTower, TextTower
+from magicmm_export.vision_language import Quality, write_staged
+
+VECTOR = "vector"
+"""What both parts give."""
+PARTS = ("image", "text")
+
+
+def export_nano(
+    bundle: Bundle,
+    target: Path,
+    options: CoremlOptions | None = None,
+    quality: Quality | None = None,
+    say: Say | None = None,
+) -> Bundle:
+    """Write a bundle; `target` is replaced at the very end or left untouched.
+
+    Args:
+        bundle: A bundle that the builder of the built-in model wrote in int8: all weights are taken from its graphs.
+        target: `NAME.magicmm`.
+        options: Scheme, system, units, buckets, name, and how much may stay outside of the accelerator.
+        quality: As for `write_staged`.
+        say: Called after each step.
+
+    Raises:
+        MagicError: `argument_invalid` for another bundle, for a scheme or buckets that do not fit; `runtime_failed`
+            without coremltools or for more work outside of the accelerator than allowed; else as `write_staged`.
+    """
+    given = options or CoremlOptions.of(SCHEMES["int8"])
+    given.check()
+    _check_scheme(given.scheme)
+    return write_staged(target, lambda staged: _NanoPackages(bundle, staged, given, target, say), quality)
+
+
+def _check_scheme(scheme: CoremlScheme) -> None:
+    if scheme.bits < 8:
+        raise MagicError(
+            ErrorCode.ARGUMENT_INVALID,
+            f"{scheme.name} does not fit the built-in model: its weights are in 8 bits already, and groups of "
+            f"{scheme.group} do not divide its channels.",
+            "Take --recipe int8, float16 or float32.",
+        )
+
+
+class _NanoPackages(NanoExport):
+    """Adds the packages."""
+
+    def __init__(self, bundle: Bundle, staged: Path, options: CoremlOptions, target: Path, say: Say | None) -> None:
+        super().__init__(bundle, staged, options.buckets, options.model_id or target.name.removesuffix(".magicmm"), say)
+        self._options = options
+        self._facts: dict[str, PackageFacts] = {}
+
+    def write(self) -> dict[str, Any]:
+        """Write everything but the manifest; packages bear the fingerprint of what it says."""
+        manifest = super().write()
+        tokenizer = hashlib.sha256((self.staged / manifest["text"]["tokenizer"]).read_bytes()).hexdigest()
+        fingerprint = fingerprint_of(manifest, tokenizer)
+        for part, path in self._packages().items():
+            write_metadata(path, replace(self._facts[part], fingerprint=fingerprint).to_metadata())
+        return manifest
+
+    def write_graphs(self) -> dict[str, Any]:
+        packages = self._packages()
+        layers = coded_layers() if self._options.scheme.bits == 8 else float_layers(Norms.HALF)
+        (self.staged / COREML).mkdir()
+        image = ImageTower(self.image, layers)
+        self._note("image", self._save(image, {"pixels": torch.zeros(2, SIDE, SIDE, 3)}, packages["image"]), {})
+        self._write_text(TextTower(self.text, layers), packages["text"])
+        plan = plan_packages(packages, self._options.units)
+        plan.check(self._options.most_outside)
+        (self.staged / PLAN).write_text(json.dumps({"plans": [plan.to_json()]}, indent=1) + "\n", encoding="utf-8")
+        words = f"{self._options.scheme.words} ({self._options.scheme.name})"
+        return {
+            "graphs": {COREML: {part: f"{COREML}/{path.name}/{MANIFEST}" for part, path in packages.items()}},
+            "plans": PLAN,
+            "quantisation": dict.fromkeys(PARTS, words),
+        }
+
+    def weight_files(self) -> list[Path]:
+        """Leave out the plan, and what gets new identifiers in every package."""
+        found = (path for package in self._packages().values() for path in package.rglob("*") if path.is_file())
+        return [path for path in found if path.name not in (MANIFEST, PROGRAM)]
+
+    def _packages(self) -> dict[str, Path]:
+        return {part: self.staged / COREML / f"{part}.mlpackage" for part in PARTS}
+
+    def _write_text(self, tower: TextTower, path: Path) -> None:
+        pieces = path.with_name("pieces")
+        pieces.mkdir()
+        names = {bucket: MAIN if len(self.buckets) == 1 else f"text_{bucket}" for bucket in self.buckets}
+        saved: dict[str, list[Path]] = {}
+        found = []
+        for bucket, name in names.items():
+            # A tensor each: coremltools takes two names of one for an alias.
+            inputs = {key: torch.zeros(1, bucket, dtype=torch.int32) for key in ("ids", "mask")}
+            saved[name] = [pieces / f"{bucket}.mlpackage"]
+            found.append(self._save(tower.bucket(bucket), inputs, saved[name][0]))
+        join_functions(saved, path)
+        shutil.rmtree(pieces)
+        stages = {name: value for name, value in found[0].items() if all(one.get(name) == value for one in found)}
+        self._note("text", stages, names)
+
+    def _save(self, module: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> Mapping[str, str]:
+        """Write one package, and return the values that hold its stages."""
+        options = self._options
+        converted = convert_module(module.eval(), inputs, VECTOR, options.scheme, options.target)
+        save_model(converted.model, path)
+        self.say(f"{path.stem} package")
+        return converted.stages
+
+    def _note(self, part: str, stages: Mapping[str, str], buckets: Mapping[int, str]) -> None:
+        """Remember what a package will say of itself; the fingerprint is not known yet."""
+        options = self._options
+        self._facts[part] = PackageFacts(
+            part=part,
+            source=self.bundle.manifest.id,
+            fingerprint="",
+            scheme=options.scheme.name,
+            target=options.target.value,
+            units=options.units.value,
+            buckets=buckets,
+            prefix=0,
+            roles=(),
+            stages=stages,
+        )

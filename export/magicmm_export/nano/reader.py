@@ -1,0 +1,177 @@
+"""Read the built-in model's weights back out of the int8 graphs that its builder wrote into a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from magicmm import Bundle, ErrorCode, MagicError
+from magicmm_export.graph_files import graph_file
+from magicmm_export.nano.quantise import Grid
+from magicmm_export.nano.stored import (
+    Codes,
+    StoredConv,
+    StoredImage,
+    StoredLayer,
+    StoredLinear,
+    StoredNorm,
+    StoredTable,
+    StoredText,
+)
+
+IMAGE_GRAPH, TEXT_GRAPH = "local-conse", "minilm"
+"""What the builder calls its graphs."""
+_MIDDLE = 128
+"""Weights of products are stored unsigned, around this."""
+
+
+def read_image(bundle: Bundle) -> StoredImage:
+    """Read the image graph of a bundle.
+
+    Raises:
+        MagicError: `argument_invalid` for a graph that the builder of the built-in model did not write in int8,
+            `bundle_invalid` for one that cannot be read.
+    """
+    graph = _Graph(bundle, "image", IMAGE_GRAPH)
+    bank = StoredTable(graph.constant("bank"), graph.constant("bank.scale"))
+    return StoredImage(tuple(graph.convs()), graph.linear("classifier"), bank)
+
+
+def read_text(bundle: Bundle) -> StoredText:
+    """Read the text graph of a bundle.
+
+    Raises:
+        MagicError: As `read_image`.
+    """
+    graph = _Graph(bundle, "text", TEXT_GRAPH)
+    words = StoredTable(graph.constant("words"), graph.constant("words.scale").reshape(-1))
+    layers: list[StoredLayer] = []
+    while graph.holds(f"encoder.layer.{len(layers)}.output.dense.weight"):
+        name = f"encoder.layer.{len(layers)}"
+        layers.append(
+            StoredLayer(
+                attention=graph.linear(f"{name}.attention.self.query"),
+                mixed=graph.linear(f"{name}.attention.output.dense"),
+                attention_norm=graph.norm(f"{name}.attention.output.LayerNorm"),
+                inner=graph.linear(f"{name}.intermediate.dense"),
+                outer=graph.linear(f"{name}.output.dense"),
+                norm=graph.norm(f"{name}.output.LayerNorm"),
+            )
+        )
+    return StoredText(words, graph.constant("positions"), graph.norm("embeddings.LayerNorm"), tuple(layers))
+
+
+class _Graph:
+    """One graph with its constants, by the names that the builder gives them."""
+
+    def __init__(self, bundle: Bundle, part: str, name: str) -> None:
+        self._bundle = bundle
+        if bundle.manifest.architecture != "dual_encoder":
+            raise self._foreign(f"its architecture is {bundle.manifest.architecture}")
+        path = graph_file(bundle, part)
+        try:
+            model = onnx.load(str(path))
+            self._constants = {one.name: onnx.numpy_helper.to_array(one).copy() for one in model.graph.initializer}
+        except Exception as error:  # protobuf's own, and what onnx says of files beside the graph
+            said = " ".join(str(error).split())[:300]
+            raise MagicError(
+                ErrorCode.BUNDLE_INVALID,
+                f"{path} cannot be read: {said}.",
+                "Install the bundle again, or build it anew.",
+            ) from None
+        if model.graph.name != name:
+            raise self._foreign(f"its {part} graph is called {model.graph.name!r}, not {name!r}")
+        self._nodes = list(model.graph.node)
+        self._makers = {output: node for node in self._nodes for output in node.output}
+
+    def holds(self, name: str) -> bool:
+        """Say whether there is a constant of a name."""
+        return name in self._constants
+
+    def constant(self, name: str) -> NDArray[Any]:
+        if name not in self._constants:
+            raise self._foreign(f"it holds no constant {name}")
+        return self._constants[name]
+
+    def norm(self, name: str) -> StoredNorm:
+        node = self._makers.get(name)
+        if node is None:
+            raise self._foreign(f"it holds no value {name}")
+        eps = float(_attributes(node)["epsilon"])
+        return StoredNorm(self.constant(f"{name}.weight"), self.constant(f"{name}.bias"), eps)
+
+    def linear(self, name: str) -> StoredLinear:
+        node = next(
+            (one for one in self._nodes if one.op_type == "MatMulInteger" and one.input[1] == f"{name}.weight"), None
+        )
+        if node is None:
+            raise self._foreign(f"it holds no product in 8 bits with {name}.weight")
+        codes = (self.constant(node.input[1]).astype(np.int16) - _MIDDLE).astype(np.int8).T
+        scales = self.constant(f"{name}.scale")
+        # Codes that count from a floor got it back through the bias; here rows are what they are.
+        lifted = self._floor(node) * (codes.astype(np.float32) * scales[:, None]).sum(1)
+        bias = (self.constant(f"{name}.bias") - lifted).astype(np.float32)
+        return StoredLinear(np.ascontiguousarray(codes), scales, bias, self._constants.get(f"{name}.balance"))
+
+    def convs(self) -> Iterator[StoredConv]:
+        """Yield the convolutions in order, each with the sum that follows it."""
+        sums = {node.input[0]: node for node in self._nodes if node.op_type == "QLinearAdd"}
+        for node in self._nodes:
+            if node.op_type == "QLinearConv":
+                yield self._conv(node, sums.get(node.output[0]))
+
+    def _conv(self, node: onnx.NodeProto, total: onnx.NodeProto | None) -> StoredConv:
+        entry, result = self._grid(node.input[1:3]), self._grid(node.input[6:8])
+        scales, given = self.constant(node.input[4]), _attributes(node)
+        codes, padding = _evenly_padded(self.constant(node.input[3]), given["pads"])
+        steps = self.constant(node.input[8]).astype(np.float32)
+        return StoredConv(
+            name=node.output[0] if total is None else total.output[0],
+            codes=codes,
+            scales=scales,
+            bias=steps * scales * np.float32(entry.scale),
+            stride=int(given["strides"][0]),
+            padding=padding,
+            groups=int(given["group"]),
+            entry=entry,
+            result=result,
+            other=None if total is None else total.input[3],
+            total=result if total is None else self._grid(total.input[6:8]),
+        )
+
+    def _grid(self, names: Sequence[str]) -> Grid:
+        scale, zero = (self.constant(name).item() for name in names)
+        return Grid(float(scale), int(zero))
+
+    def _floor(self, product: onnx.NodeProto) -> np.float32:
+        """Return what the codes of a product count from: Sub, Div, Add, Cast, MatMulInteger; 0 where no Sub is."""
+        node: onnx.NodeProto | None = product
+        for _ in range(4):
+            node = self._makers.get(node.input[0]) if node is not None else None
+        is_lifted = node is not None and node.op_type == "Sub"
+        return np.float32(self.constant(node.input[1]).item() if node is not None and is_lifted else 0)
+
+    def _foreign(self, why: str) -> MagicError:
+        return MagicError(
+            ErrorCode.ARGUMENT_INVALID,
+            f"{self._bundle.path} is no int8 bundle of the built-in model's builder: {why}.",
+            "Give the built-in bundle, or one that `python -m magicmm_export.nano` wrote; no other is lowered again.",
+        )
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
+    return {one.name: onnx.helper.get_attribute_value(one) for one in node.attribute}
+
+
+def _evenly_padded(codes: Codes, pads: Sequence[int]) -> tuple[Codes, int]:
+    """Return weights and one padding for all four sides: zeros in front of the weights stand for padding that is less.
+
+    Runtimes for phones pad both ends alike; a node of its own that pads would be one more that they may leave out.
+    """
+    first, last = pads[0], pads[2]
+    more = last - first
+    return np.pad(codes, ((0, 0), (0, 0), (more, 0), (more, 0))), last
