@@ -1,8 +1,9 @@
 """The same model on ONNX Runtime and on ExecuTorch, in one run in which all take turns: time, size, cosine, delegates.
 
-The weights are random, so cosines say how two runtimes differ, not what a trained model loses. "mid" is a model of 30 M
-parameters with the real number of patches; "2B-part" has the vision tower of the real size and two layers of the
-language model at their real width: it is lowered, and the peak memory of that process is given.
+"nano" is the built-in model with its real weights. Those of the others are random, so cosines say how two runtimes
+differ, not what a trained model loses. "mid" is a model of 30 M parameters with the real number of patches; "2B-part" has
+the vision tower of the real size and two layers of the language model at their real width: it is lowered, and the peak
+memory of that process is given.
 """
 
 from __future__ import annotations
@@ -32,6 +33,19 @@ BUCKETS = ("32,96,384", "384")
 """Of the language model's methods: in full, and for a quick run."""
 QUERY, PHOTO = 16, 90
 """Tokens behind the prefix: of a query, and of a photo with the prompt around it."""
+TIME_COLUMNS = ("case", "recipe", "runtime", "best ms", "median ms", "calm runs", "median / ONNX Runtime")
+NANO_BUCKETS = "16,64"
+NANO: dict[str, dict[str, dict[str, Any]]] = {
+    "image": {"photo": {"pixels": np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), dtype=np.uint8)}},
+    "text": {
+        f"{length} tokens": {
+            "ids": np.random.default_rng(0).integers(1000, 20000, (1, length)),
+            "mask": np.ones((1, length), np.int64),
+        }
+        for length in (8, 48)
+    },
+}
+"""Inputs of the built-in model's parts, as the SDK passes them."""
 TEXTS = ("a dog", "two people walking along the beach at sunset", "a printed page of text")
 
 
@@ -50,6 +64,8 @@ def main() -> int:
         report_delegates(report, bundles)
         for threads in options.threads:
             report_times(report, bundles, threads, options)
+    if not options.quick:
+        report_nano(report, options)
     if options.part:
         report_part(report, options)
     report.finish()
@@ -142,8 +158,34 @@ def report_times(report: Report, bundles: Bundles, threads: int, options: argpar
         timings = race(calls, options.rounds, options.seconds)
         rows = [_time_row(name, timings) for name in timings]
         title = f"{part}, {threads} thread{'s' if threads > 1 else ''}"
-        columns = ("case", "recipe", "runtime", "best ms", "median ms", "calm runs", "median / ONNX Runtime")
-        report.table(title, columns, rows)
+        report.table(title, TIME_COLUMNS, rows)
+
+
+def report_nano(report: Report, options: argparse.Namespace) -> None:
+    """Lower the built-in model, and let both runtimes take turns on a photo and on texts."""
+    with TemporaryDirectory() as folder:
+        target = Path(folder, "nano.magicmm")
+        seconds, peak = write_bundle(Bundle.default().path, target, "int8", EXECUTORCH, NANO_BUCKETS)
+        bundles = {ONNX: Bundle.default(), EXECUTORCH: Bundle.load(target)}
+        sizes = [[NAMES[runtime], bundle.total_bytes / 1e6] for runtime, bundle in bundles.items()]
+        report.table(f"nano: size (lowered in {seconds:.0f} s, peak {peak / 1e6:.0f} MB)", ("bundle", "MB"), sizes)
+        first, second = (_vectors(bundle, runtime) for runtime, bundle in bundles.items())
+        cosines = [[f"{cosine:.6f}" for cosine in _cosines(second, first)]]
+        report.table("nano: least cosine of ExecuTorch to ONNX Runtime", ("text", "photo", "photo and text"), cosines)
+        parts = read_plans(bundles[EXECUTORCH])[0].parts
+        rows = [[part.name, part.pieces, part.work / 1e9, f"{1 - part.outside_share:.4%}"] for part in parts]
+        report.table("nano: what XNNPACK takes", ("method", "delegates", "GFLOP", "share of work"), rows)
+        for threads in options.threads:
+            sessions = {(part, run): open_session(bundles[run], part, threads, run) for part in NANO for run in NAMES}
+            calls = {
+                f"{name}; int8; {run}": _call(sessions[part, run], inputs)
+                for part, cases in NANO.items()
+                for name, inputs in cases.items()
+                for run in NAMES
+            }
+            timings = race(calls, options.rounds, options.seconds)
+            title = f"nano, {threads} thread{'s' if threads > 1 else ''}"
+            report.table(title, TIME_COLUMNS, [_time_row(name, timings) for name in timings])
 
 
 def report_part(report: Report, options: argparse.Namespace) -> None:

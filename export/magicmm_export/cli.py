@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import re
 import sys
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = (build_verbs() if verb != "export" else build_export()).parse_args(given)
     from magicmm_export import commands  # after parsing: --help needs none of it
 
+    logging.getLogger("torch").setLevel(logging.ERROR)  # what its packages deprecate is nothing to a user
     try:
         answer, code = getattr(commands, f"run_{verb}")(options)
     except MagicError as error:
