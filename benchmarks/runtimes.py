@@ -1,9 +1,9 @@
 """The same model on ONNX Runtime and on ExecuTorch, in one run in which all take turns: time, size, cosine, delegates.
 
 "nano" is the built-in model with its real weights. Those of the others are random, so cosines say how two runtimes
-differ, not what a trained model loses. "mid" is a model of 30 M parameters with the real number of patches; "2B-part" has
-the vision tower of the real size and two layers of the language model at their real width: it is lowered, and the peak
-memory of that process is given.
+differ, not what a trained model loses. "mid" is a model of 30 M parameters with the real number of patches; "2B-part"
+has the vision tower of the real size and two layers of the language model at their real width: it is lowered, and the
+peak memory of that process is given.
 """
 
 from __future__ import annotations
