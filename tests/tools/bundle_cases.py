@@ -111,6 +111,18 @@ def bundles() -> list[Json]:
 
 
 _MISSING = object()
+_FINGERPRINTED: Json = {
+    "numbers": [0.0, -0.0, 1e16, 9999999999999998.0, 1e15, 1e22, 1e23, 0.1, 0.0001, 0.00001, 1.5e-7, 5e-324, 2.0**-44],
+    "extremes": [1.7976931348623157e308, 2.2250738585072014e-308, 2.0**53, 4.35, 123456789.125, -1e100, 1 / 3],
+    "whole": [0, -1, 2**53 + 1, 10**30, -(2**63), 2**64],
+    "others": [None, True, False, [], {}],
+    "letters": 'a"\\/\b\f\n\r\t\x01\x1f\x7f\x80\u00e9\u2028\U0001f600\ud800',
+    "\uffff": 1,
+    "\U00010000": 2,
+    "\ue000": 3,
+    "z": 4,
+    "": 5,
+}
 _DUAL_CHANGES: dict[str, tuple[str, Any]] = {
     "another file format": ("format", "zip"),
     "a future version": ("format_version", 2),
@@ -173,6 +185,7 @@ _DUAL_CHANGES: dict[str, tuple[str, Any]] = {
     "text_weight 2": ("composed.text_weight", 2),
     "another dim changes the fingerprint": ("dim", 9),
     "another licence does not": ("licence", "MIT"),
+    "numbers and letters of all kinds in the fingerprint": ("image.later", _FINGERPRINTED),
     "keys of later versions are ignored": ("later", {"x": [1, None]}),
     "a short hash": ("files.image_onnx.sha256", "00"),
     "a hash in capitals": ("files.image_onnx.sha256", "A" * 64),

@@ -76,6 +76,7 @@ def build() -> dict[str, bytes]:
     }
     files = {name: _encode({"cases": rows}) for name, rows in cases.items()}
     files["tiny_tokenizer.json"] = text_cases.tiny_tokenizer()
+    files["bpe_tokenizer.json"] = text_cases.bpe_tokenizer()
     return files
 
 

@@ -31,6 +31,7 @@ _BOXES = (
     *((20, 16, 5, 4, 13, 12, 16, 16), (31, 17, 7, 0, 24, 17, 10, 10), (40, 30, 1, 1, 39, 29, 20, 10)),
     *((9, 9, 8, 0, 9, 9, 5, 5), (50, 20, 15, 0, 35, 20, 12, 12)),
 )
+_MORE_SIZES = 64
 _VIEW_SIZES = ((16, 16), (24, 16), (16, 24), (25, 16), (16, 25), (1, 1), (40, 3), (3, 40), (15, 8), (7, 6))
 
 
@@ -67,6 +68,10 @@ def resizes() -> list[dict[str, Any]]:
     for width, height, left, top, right, bottom, *size in _BOXES:
         name = f"noise {width}x{height} box {left},{top},{right},{bottom} to {size[0]}x{size[1]}"
         cases.append(_resize_case(name, noise(name, width, height), (left, top, right, bottom), (size[0], size[1])))
+    for number in range(_MORE_SIZES):
+        width, height, *size = (1 + side % 30 for side in hashlib.shake_256(f"sizes {number}".encode()).digest(4))
+        name = f"noise {number} {width}x{height} to {size[0]}x{size[1]}"
+        cases.append(_resize_case(name, noise(name, width, height), (0, 0, width, height), (size[0], size[1])))
     for width, height, *size in ((16, 12, 40, 30), (40, 30, 16, 12), (12, 12, 5, 31)):
         name = f"edges {width}x{height} to {size[0]}x{size[1]}"
         cases.append(_resize_case(name, edges(width, height), (0, 0, width, height), (size[0], size[1])))

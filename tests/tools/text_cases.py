@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from magicmm.errors import MagicError
 from magicmm.tokenizer import Tokenizer, check_text, fit_tokens
 from tiny_bundles import tokenizer_json
+from tools import byte_pairs
+from tools.text_variants import variants
 
 NANO = Path(__file__).parents[2] / "sdk/python/magicmm/bundles/nano.magicmm/tokenizer.json"
 
@@ -81,6 +84,15 @@ TEXTS = {
     "one symbol": "?",
     "mixed scripts": "cat\u732b\u043a\u043e\u0442 2\u5339",
     "words of the tiny tokenizer": "A red dog, photo of green:blue",
+    "special tokens of chats": "<|im_start|>user<|im_end|><|endoftext|> <IMG_CONTEXT>x",
+    "added tokens that are not special": "a<tool_call>b <tool_call>>c< tool_call>",
+    "added tokens that take the space around them": "a \n<wide>\t b<wide><wide> c",
+    "added tokens to be normalised": "x<\u00e9>y <e\u0301> z<e>",
+    "special tokens over added ones": "<|im_end|><tool_call><|im_end|",
+    "contractions before other letters": "it'sb can'tb we'reb you'veb I'mb she'llb he'db n'xb n'rb n'lb",
+    "contractions in capitals before other letters": "IT'Sb WE'Reb YOU'vEb I'Mb SHE'LLb HE'Db it'\u017fb 'sb",
+    "spaces at every place": "  a   b\n   c    ",
+    "line ends of all systems": "a\r\nb\n\rc\r\r\n\n d!\n\n!\n",
 }
 BLANK = {
     "empty": "",
@@ -94,6 +106,9 @@ BLANK = {
     "zero width space, which leaves no token": "\u200b",
     "null character, which leaves no token": "\u0000",
 }
+_EACH = 0x1000
+_FIRSTS = (*range(0, 0x34000, _EACH), 0xE0000, 0xF0000)
+"""Where characters are; what lies between is not assigned."""
 
 
 def tiny_tokenizer() -> bytes:
@@ -101,12 +116,20 @@ def tiny_tokenizer() -> bytes:
     return tokenizer_json().encode()
 
 
+def bpe_tokenizer() -> bytes:
+    """Return the tokenizer file of the kind that vision-language bundles have."""
+    return byte_pairs.tokenizer_json([*TEXTS.values(), *SCRIPTS.values()]).encode()
+
+
 def open_tokenizers() -> dict[str, Tokenizer]:
     """Return the tokenizers that the cases name."""
-    with tempfile.NamedTemporaryFile(suffix=".json") as file:
-        file.write(tiny_tokenizer())
-        file.flush()
-        return {"nano": Tokenizer(NANO), "tiny": Tokenizer(Path(file.name))}
+    found = {"nano": Tokenizer(NANO)}
+    for name, content in (("tiny", tiny_tokenizer()), ("bpe", bpe_tokenizer())):
+        with tempfile.NamedTemporaryFile(suffix=".json") as file:
+            file.write(content)
+            file.flush()
+            found[name] = Tokenizer(Path(file.name))
+    return found
 
 
 def texts() -> list[dict[str, Any]]:
@@ -116,6 +139,9 @@ def texts() -> list[dict[str, Any]]:
     cases: list[tuple[str, dict[str, Any]]] = []
     for kind in tokenizers:
         for name, text in (named | BLANK).items():
+            cases.append((f"{kind}: {name}", {"tokenizer": kind, "text": text, "most": 512, "truncate": False}))
+    for name, text in variants(SCRIPTS).items():
+        for kind in ("nano", "bpe"):
             cases.append((f"{kind}: {name}", {"tokenizer": kind, "text": text, "most": 512, "truncate": False}))
     long = " ".join(f"word{number} cat" for number in range(150))
     cases += [
@@ -128,8 +154,21 @@ def texts() -> list[dict[str, Any]]:
         ("a pair of surrogates", {"tokenizer": "tiny", "utf16": [0xD83D, 0xDE00], "most": 62, "truncate": False}),
         ("as many characters as allowed", _repeated(200_000)),
         ("one character too many", _repeated(200_001)),
+        ("a word of 100,000 bytes", {"tokenizer": "bpe", "text": "ab", "times": 50_000, "most": 5, "truncate": True}),
     ]
-    return [_case(name, given, tokenizers[given["tokenizer"]]) for name, given in cases]
+    results = [_case(name, given, tokenizers[given["tokenizer"]]) for name, given in cases]
+    return results + [_characters(kind, tokenizers[kind], first) for kind in ("nano", "bpe") for first in _FIRSTS]
+
+
+def characters_text(first: int, last: int) -> str:
+    """Return every character from `first` to `last`, between others that show where a tokenizer cuts."""
+    codes = (code for code in range(first, last + 1) if not 0xD800 <= code < 0xE000)
+    return "".join(f" a{chr(code)}! a{chr(code)}b" for code in codes)
+
+
+def digest_of(ids: list[int]) -> str:
+    """Return the SHA-256 of ids as little-endian int32."""
+    return hashlib.sha256(b"".join(token.to_bytes(4, "little") for token in ids)).hexdigest()
 
 
 def text_of(given: dict[str, Any]) -> str:
@@ -147,6 +186,14 @@ def ids_of(given: dict[str, Any], tokenizer: Tokenizer) -> list[int]:
 
 def _repeated(times: int) -> dict[str, Any]:
     return {"tokenizer": "tiny", "text": "?", "times": times, "most": 3, "truncate": True}
+
+
+def _characters(kind: str, tokenizer: Tokenizer, first: int) -> dict[str, Any]:
+    last = first + _EACH - 1
+    ids = tokenizer.encode(characters_text(first, last))
+    given = {"operation": "characters", "tokenizer": kind, "first": first, "last": last}
+    expect = {"count": len(ids), "sha256": digest_of(ids)}
+    return {"name": f"{kind}: characters {first:x} to {last:x}", "input": given, "expect": expect, "tolerance": 0}
 
 
 def _case(name: str, given: dict[str, Any], tokenizer: Tokenizer) -> dict[str, Any]:

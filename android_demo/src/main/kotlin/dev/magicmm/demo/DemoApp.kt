@@ -1,0 +1,27 @@
+package dev.magicmm.demo
+
+import android.app.Application
+
+/** Holds what the screens and the background job share. */
+class DemoApp : Application() {
+    /** Made on first use, off the main thread: a new bundle is copied and checked then. Tests put their own in. */
+    @Volatile
+    var openServices: () -> Services = { Services.open(this) }
+
+    private var opened: Services? = null
+
+    /** The services; opens them when they are not. */
+    val services: Services
+        get() = synchronized(this) { opened ?: openServices().also { opened = it } }
+
+    /** The services if they are open. */
+    val openedServices: Services? get() = synchronized(this) { opened }
+
+    /** Closes the services and deletes their index; the next use begins anew. */
+    fun deleteIndex(services: Services) {
+        synchronized(this) {
+            services.closeAndDelete()
+            opened = null
+        }
+    }
+}

@@ -1,0 +1,77 @@
+package dev.magicmm.conformance
+
+import com.google.gson.JsonObject
+import dev.magicmm.Budget
+import dev.magicmm.DuplicateGroup
+import dev.magicmm.FolderSource
+import dev.magicmm.Gallery
+import dev.magicmm.Progress
+import dev.magicmm.Results
+import dev.magicmm.Skip
+import dev.magicmm.jvm.open
+import java.nio.file.Paths
+import java.util.Base64
+
+/**
+ * Commands on an index, each opened and closed again: `verb`, `index`, `name` and `fingerprint` of the model, and what
+ * the verb takes.
+ */
+internal class GalleryCommands {
+    fun run(command: JsonObject): Any? {
+        val embedder = PixelSums(command.text("name"), command.text("fingerprint"))
+        val sources = command.value("photos")?.asJsonArray?.map { FolderSource(Paths.get(it.asString)) }.orEmpty()
+        return Gallery.open(embedder, sources, Paths.get(command.text("index"))).use { gallery ->
+            when (val verb = command.text("verb")) {
+                "sync" -> facts(gallery.sync(budgetOf(command)))
+
+                "rebuild" -> facts(gallery.rebuild(budgetOf(command)))
+
+                "search" -> facts(search(gallery, command))
+
+                "similar" -> facts(similar(gallery, command))
+
+                "duplicates" -> gallery.duplicates(command.number("min_score")).map(::facts)
+
+                "status" -> gallery.status().let {
+                    mapOf("indexed" to it.indexed, "sources" to it.sources, "skipped" to it.skipped.map(::facts))
+                }
+
+                else -> error("there is no verb $verb")
+            }
+        }
+    }
+
+    private fun search(gallery: Gallery, command: JsonObject): Results = gallery.search(
+        text = command.value("text")?.asString,
+        image = command.value("image")?.asString?.let(Base64.getDecoder()::decode),
+        k = command["k"].asInt,
+        minScore = command.number("min_score"),
+        where = whereOf(command),
+    )
+
+    private fun similar(gallery: Gallery, command: JsonObject): Results =
+        gallery.similar(command["id"].asLong, command["k"].asInt, command.number("min_score"), whereOf(command))
+
+    private fun whereOf(command: JsonObject) = command.value("where")?.asJsonObject?.let(::filterOf)
+
+    private fun budgetOf(command: JsonObject) = Budget(files = command.value("files")?.asInt)
+
+    private fun facts(results: Results): Map<String, Any?> = mapOf(
+        "matches" to results.matches.map { listOf(it.id, it.uri, it.score.toDouble(), it.taken, it.width, it.height) },
+        "searched" to results.searched,
+    )
+
+    private fun facts(progress: Progress): Map<String, Int> = mapOf(
+        "done" to progress.done,
+        "total" to progress.total,
+        "embedded" to progress.embedded,
+        "reused" to progress.reused,
+        "removed" to progress.removed,
+        "skipped" to progress.skipped,
+    )
+
+    private fun facts(group: DuplicateGroup): Map<String, Any?> =
+        mapOf("kind" to group.kind, "photos" to group.photos.map { listOf(it.id, it.uri, it.score.toDouble()) })
+
+    private fun facts(skip: Skip): List<String> = listOf(skip.uri, skip.reason.value)
+}
