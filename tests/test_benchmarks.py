@@ -27,7 +27,7 @@ PROGRAMS = (
 )
 REAL_SIZE = ("model_2b", "export_2b", "latency_2b")
 """Their goals mean nothing at a tiny size."""
-UNCOMMITTED = {"runtimes", "parity"}
+UNCOMMITTED = {"runtimes"}
 """Programs whose full run waits for a quiet machine."""
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "wait4"), reason="the benchmarks measure processes with wait4")
