@@ -8,14 +8,15 @@ class DemoApp : Application() {
     @Volatile
     var openServices: () -> Services = { Services.open(this) }
 
+    @Volatile
     private var opened: Services? = null
 
     /** The services; opens them when they are not. */
     val services: Services
         get() = synchronized(this) { opened ?: openServices().also { opened = it } }
 
-    /** The services if they are open. */
-    val openedServices: Services? get() = synchronized(this) { opened }
+    /** The services if they are open; never waits, so that the main thread may ask while they open. */
+    val openedServices: Services? get() = opened
 
     /** Closes the services and deletes their index; the next use begins anew. */
     fun deleteIndex(services: Services) {
