@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -50,29 +51,50 @@ class Timing:
         return cls(min(used), float(np.median(used)), len(calm), len(samples))
 
 
+Sampler = Callable[[], tuple[float, bool]]
+"""Returns the seconds of one run, and whether it was calm."""
+
+
 def race(variants: Mapping[str, Callable[[], object]], rounds: int, seconds: float) -> dict[str, Timing]:
-    """Time all variants, in a new random order each round, until rounds or seconds are used up (2 rounds at least)."""
-    rng = np.random.default_rng(0)
-    names = list(variants)
-    samples: dict[str, list[tuple[float, bool]]] = {name: [] for name in names}
+    """Time all variants, after one run of each that does not count; see `take_turns`."""
     for call in variants.values():
         call()
+    samplers = {name: partial(judged, partial(seconds_of, call)) for name, call in variants.items()}
+    return take_turns(samplers, rounds, seconds)
+
+
+def take_turns(samplers: Mapping[str, Sampler], rounds: int, seconds: float) -> dict[str, Timing]:
+    """Run all samplers, in a new random order each round, until rounds or seconds are used up (2 rounds at least)."""
+    rng = np.random.default_rng(0)
+    names = list(samplers)
+    samples: dict[str, list[tuple[float, bool]]] = {name: [] for name in names}
     started = time.monotonic()
     for done in range(max(rounds, 2)):
         if done >= 2 and time.monotonic() - started > seconds:
             break
         for place in rng.permutation(len(names)):
-            waited, begun = _waited(), time.perf_counter()
-            variants[names[place]]()
-            taken = time.perf_counter() - begun
-            samples[names[place]].append((taken, _waited() - waited < _CALM_SHARE * taken))
+            samples[names[place]].append(samplers[names[place]]())
     return {name: Timing.of(pairs) for name, pairs in samples.items()}
 
 
-def _waited() -> float:
-    """Return for how many seconds this process's threads were ready but had no core (0 where nobody tells)."""
+def seconds_of(call: Callable[[], object]) -> float:
+    """Return how long a call takes."""
+    begun = time.perf_counter()
+    call()
+    return time.perf_counter() - begun
+
+
+def judged(measure: Callable[[], float], process: int | str = "self") -> tuple[float, bool]:
+    """Return the seconds that a measurement gives, and whether the process that ran it was calm meanwhile."""
+    before = _waited(process)
+    taken = measure()
+    return taken, _waited(process) - before < _CALM_SHARE * taken
+
+
+def _waited(process: int | str) -> float:
+    """Return for how many seconds a process's threads were ready but had no core (0 where nobody tells)."""
     total = 0
-    for path in Path("/proc/self/task").glob("*/schedstat"):
+    for path in Path(f"/proc/{process}/task").glob("*/schedstat"):
         try:
             total += int(path.read_text().split()[1])
         except (OSError, IndexError):

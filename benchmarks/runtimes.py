@@ -34,6 +34,7 @@ BUCKETS = ("32,96,384", "384")
 QUERY, PHOTO = 16, 90
 """Tokens behind the prefix: of a query, and of a photo with the prompt around it."""
 TIME_COLUMNS = ("case", "recipe", "runtime", "best ms", "median ms", "calm runs", "median / ONNX Runtime")
+PLAN_COLUMNS = ("method", "delegates", "GFLOP", "share of work")
 NANO_BUCKETS = "16,64"
 NANO: dict[str, dict[str, dict[str, Any]]] = {
     "image": {"photo": {"pixels": np.random.default_rng(0).integers(0, 256, (2, 256, 256, 3), dtype=np.uint8)}},
@@ -137,12 +138,12 @@ def report_cosines(report: Report, bundles: Bundles) -> None:
 def report_delegates(report: Report, bundles: Bundles) -> None:
     """Say how much of each method XNNPACK takes."""
     rows = [
-        [recipe, part.name, part.pieces, part.work / 1e9, f"{1 - part.outside_share:.4%}"]
+        [recipe, *row]
         for (recipe, runtime), bundle in bundles.items()
         if runtime == EXECUTORCH
-        for part in read_plans(bundle)[0].parts
+        for row in _plan_rows(bundle)
     ]
-    report.table("ExecuTorch: what XNNPACK takes", ("recipe", "method", "delegates", "GFLOP", "share of work"), rows)
+    report.table("ExecuTorch: what XNNPACK takes", ("recipe", *PLAN_COLUMNS), rows)
     least = min(1 - read_plans(bundle)[0].outside_share for (_, kind), bundle in bundles.items() if kind == EXECUTORCH)
     report.goal("work that XNNPACK takes, least of all methods", ">= 99 %", f"{least:.2%}", least >= 0.99)
 
@@ -155,10 +156,7 @@ def report_times(report: Report, bundles: Bundles, threads: int, options: argpar
             session = open_session(bundle, part, threads, runtime)
             for case, inputs in _cases(bundle, part).items():
                 calls[f"{case}; {recipe}; {runtime}"] = _call(session, inputs)
-        timings = race(calls, options.rounds, options.seconds)
-        rows = [_time_row(name, timings) for name in timings]
-        title = f"{part}, {threads} thread{'s' if threads > 1 else ''}"
-        report.table(title, TIME_COLUMNS, rows)
+        _report_race(report, part, calls, threads, options)
 
 
 def report_nano(report: Report, options: argparse.Namespace) -> None:
@@ -172,9 +170,7 @@ def report_nano(report: Report, options: argparse.Namespace) -> None:
         first, second = (_vectors(bundle, runtime) for runtime, bundle in bundles.items())
         cosines = [[f"{cosine:.6f}" for cosine in _cosines(second, first)]]
         report.table("nano: least cosine of ExecuTorch to ONNX Runtime", ("text", "photo", "photo and text"), cosines)
-        parts = read_plans(bundles[EXECUTORCH])[0].parts
-        rows = [[part.name, part.pieces, part.work / 1e9, f"{1 - part.outside_share:.4%}"] for part in parts]
-        report.table("nano: what XNNPACK takes", ("method", "delegates", "GFLOP", "share of work"), rows)
+        report.table("nano: what XNNPACK takes", PLAN_COLUMNS, _plan_rows(bundles[EXECUTORCH]))
         for threads in options.threads:
             sessions = {(part, run): open_session(bundles[run], part, threads, run) for part in NANO for run in NAMES}
             calls = {
@@ -183,9 +179,7 @@ def report_nano(report: Report, options: argparse.Namespace) -> None:
                 for name, inputs in cases.items()
                 for run in NAMES
             }
-            timings = race(calls, options.rounds, options.seconds)
-            title = f"nano, {threads} thread{'s' if threads > 1 else ''}"
-            report.table(title, TIME_COLUMNS, [_time_row(name, timings) for name in timings])
+            _report_race(report, "nano", calls, threads, options)
 
 
 def report_part(report: Report, options: argparse.Namespace) -> None:
@@ -234,6 +228,20 @@ def _cases(bundle: Bundle, part: str) -> dict[str, dict[str, Any]]:
         }
         for length in (QUERY, PHOTO)
     }
+
+
+def _plan_rows(bundle: Bundle) -> list[list[object]]:
+    """Return a row for each method of a program, for `PLAN_COLUMNS`."""
+    parts = read_plans(bundle)[0].parts
+    return [[part.name, part.pieces, part.work / 1e9, f"{1 - part.outside_share:.4%}"] for part in parts]
+
+
+def _report_race(
+    report: Report, what: str, calls: dict[str, Callable[[], object]], threads: int, options: argparse.Namespace
+) -> None:
+    timings = race(calls, options.rounds, options.seconds)
+    title = f"{what}, {threads} thread{'s' if threads > 1 else ''}"
+    report.table(title, TIME_COLUMNS, [_time_row(name, timings) for name in timings])
 
 
 def _call(session: Session, inputs: dict[str, Any]) -> Callable[[], object]:

@@ -25,7 +25,7 @@ from magicmm_export.onnx.calibrated import calibrated, fitted_recipe
 from magicmm_export.onnx.export import OnnxOptions, export_onnx
 from magicmm_export.onnx.measured import measure_quality
 from magicmm_export.onnx.static import no_ranges
-from magicmm_export.options import ExportOptions, Progress
+from magicmm_export.options import ExportOptions, Progress, refuse_foreign
 from magicmm_export.part_cache import PartCache
 from magicmm_export.vision_language import Quality
 from magicmm_model.checkpoint import Checkpoint
@@ -84,7 +84,7 @@ def run_export(options: argparse.Namespace) -> tuple[Written, int]:
         return _written(bundle, begun, bundle.manifest.raw.get("quality", {}), "dual encoder"), 0
     checkpoint = Checkpoint.open(options.checkpoint)
     tokenizer = PromptTokenizer(checkpoint.folder / "tokenizer.json", checkpoint.config.language.vocab_size)
-    samples = read_samples(options.calibrate, options.samples) if options.calibrate else synthetic_samples(SYNTHETIC)
+    samples = _samples(options)
     reports: list[QualityReport] = []
     with _Bar() as bar:
         lowering = _lowering(checkpoint, options, samples, tokenizer, bar.say)
@@ -110,12 +110,17 @@ def run_export(options: argparse.Namespace) -> tuple[Written, int]:
 
 def _run_lowering(options: argparse.Namespace, begun: float) -> Written:
     """Lower a bundle of the built-in model for another runtime."""
-    samples = read_samples(options.calibrate, options.samples) if options.calibrate else synthetic_samples(SYNTHETIC)
+    samples = _samples(options)
     with _Bar() as bar:
         bundle, report = lower_bundle(options, samples, GATES, bar.say)
     if options.report:
         _write_report(options.target, bundle, report)
     return _written(bundle, begun, bundle.manifest.raw["quality"], report.table())
+
+
+def _samples(options: argparse.Namespace) -> Samples:
+    """Return the photos that quality is measured on, or made-up ones."""
+    return read_samples(options.calibrate, options.samples) if options.calibrate else synthetic_samples(SYNTHETIC)
 
 
 def _write_report(target: Path, bundle: Bundle, report: QualityReport) -> None:
@@ -191,13 +196,7 @@ def _check_runtime(options: argparse.Namespace) -> None:
         EXECUTORCH: of_onnx,
         COREML: {**of_onnx, "--also": options.also},
     }[options.runtime]
-    given = [name for name, value in foreign.items() if value]
-    if given:
-        raise MagicError(
-            ErrorCode.ARGUMENT_INVALID,
-            f"{', '.join(given)} means nothing to the runtime {options.runtime}.",
-            "Leave it out, or take another --runtime.",
-        )
+    refuse_foreign(foreign, f"the runtime {options.runtime}", "Leave it out, or take another --runtime.")
     if options.runtime != "onnx":
         if _family(options.checkpoint) in DUAL_FAMILIES:
             raise MagicError(

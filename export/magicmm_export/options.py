@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from magicmm import ErrorCode, MagicError
 from magicmm_export.part_cache import PartCache
 from magicmm_quant.recipe import RECIPES, Recipe
 
@@ -38,6 +39,26 @@ class ExportOptions:
     static_scales: Mapping[str, float] | None = None
     calibration: str = ""
     cache: PartCache | None = None
+
+    def bundle_id(self, file_name: str) -> str:
+        """Return the name of a bundle that is written as `NAME.magicmm`."""
+        return self.model_id or file_name.removesuffix(".magicmm")
+
+
+def refuse_foreign(given: Mapping[str, Any], whom: str, remedy: str) -> None:
+    """Refuse options of the command line that mean nothing where they were given.
+
+    Args:
+        given: Options that are foreign there, by name; those with a value that is false were not given.
+        whom: To whom they mean nothing.
+        remedy: What to do.
+
+    Raises:
+        MagicError: `argument_invalid`, which names them.
+    """
+    names = [name for name, value in given.items() if value]
+    if names:
+        raise MagicError(ErrorCode.ARGUMENT_INVALID, f"{', '.join(names)} means nothing to {whom}.", remedy)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from magicmm import Bundle, ErrorCode, MagicError
@@ -163,6 +164,12 @@ def plan_from_json(data: Mapping[str, Any]) -> Plan:
         return Plan(str(data["runtime"]), str(data["target"]), str(data["status"]), parts)
     except (KeyError, TypeError, ValueError) as error:
         raise _unreadable(error) from None
+
+
+def write_plans(path: Path, plans: Sequence[Plan]) -> None:
+    """Note plans in a staged bundle, for `read_plans`."""
+    noted = json.dumps({"plans": [plan.to_json() for plan in plans]}, indent=1)
+    path.write_text(noted + "\n", encoding="utf-8")
 
 
 def read_plans(bundle: Bundle) -> tuple[Plan, ...]:

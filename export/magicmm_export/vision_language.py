@@ -7,13 +7,14 @@ import os
 import shutil
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any, Protocol
 
 from magicmm import Bundle, ErrorCode, MagicError
 from magicmm_export.bundle_writer import GoldenInput, weights_identity
+from magicmm_export.decomposition.buckets import choose_buckets
 from magicmm_export.isolated import seal_bundle
 from magicmm_export.memory import return_freed_memory
 from magicmm_export.onnx.tables import write_prefixes, write_tokens
@@ -74,7 +75,7 @@ class VisionLanguageExport(ABC):
         self._total = sum(
             prod(shape) * checkpoint.dtype(name).itemsize for name, shape in counted if name not in _UNCOUNTED
         )
-        self._model_id = options.model_id or name.removesuffix(".magicmm")
+        self._model_id = options.bundle_id(name)
 
     @abstractmethod
     def write_graphs(self, roles: Mapping[str, Any]) -> dict[str, Any]:
@@ -100,6 +101,13 @@ class VisionLanguageExport(ABC):
         """Return the files whose content is the identity of the weights, in a fixed order."""
         paths = (path for path in self.staged.rglob("*") if path.is_file())
         return sorted(path for path in paths if path != self.staged / "tokenizer.json")
+
+    def fit_buckets(self, roles: Mapping[str, Any], wanted: Sequence[int] | None) -> tuple[int, ...]:
+        """Choose lengths for graphs of fixed shapes (`choose_buckets`); promise no longer prompts than they take."""
+        buckets = choose_buckets(self.config, roles, wanted)
+        # What a prompt may hold with the shortest head in front, so that no accepted prompt overflows the last bucket.
+        self.max_tokens = min(self.config.max_tokens, buckets[-1] + min(len(role["head"]) for role in roles.values()))
+        return buckets
 
     def step(self, size: int, what: str) -> None:
         """Report that bytes of the checkpoint are done."""

@@ -15,10 +15,11 @@ from graph_runs import cosine, partial_folders, run_here
 from magicmm import Bundle, Embedder, ErrorCode, MagicError
 from magicmm_export import cli, isolated
 from magicmm_export.coreml.encoder import CoremlEncoder, bucket_for, bucket_inputs, package_facts, package_path
-from magicmm_export.coreml.export import PLAN, CoremlOptions, export_coreml
+from magicmm_export.coreml.export import CoremlOptions, export_coreml
 from magicmm_export.coreml.facts import PackageFacts
 from magicmm_export.coreml.inspection import inspect_packages
 from magicmm_export.coreml.package import function_names, load_spec, read_metadata
+from magicmm_export.coreml.packages import PLAN
 from magicmm_export.coreml.planner import ENGINE, plan_packages
 from magicmm_export.coreml.schemes import SCHEMES, Target, Units
 from magicmm_export.isolated import embed_queries

@@ -23,7 +23,8 @@ from magicmm_quant.recipe import RECIPES
 
 pytest.importorskip("executorch")
 
-from magicmm_export.executorch.export import PROGRAM, ExecutorchOptions, choose_buckets, export_executorch
+from magicmm_export.decomposition.buckets import choose_buckets
+from magicmm_export.executorch.export import PROGRAM, ExecutorchOptions, export_executorch
 
 LONG = "two people walking along the beach at sunset with a dog, and a printed page of text on the sand beside them"
 

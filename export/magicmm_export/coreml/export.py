@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,18 +13,14 @@ import torch
 from torch import Tensor
 
 from magicmm import ErrorCode, MagicError
-from magicmm.bundle import fingerprint_of
-from magicmm.runtime import COREML
 from magicmm_export.coreml.compress import compress
 from magicmm_export.coreml.convert import convert_module
-from magicmm_export.coreml.facts import PackageFacts
 from magicmm_export.coreml.join import GIVES, TAKES, join_functions, value_name
 from magicmm_export.coreml.model import language_model, vision_model
-from magicmm_export.coreml.package import MAIN, MANIFEST, PROGRAM, require_coremltools, save_model, write_metadata
-from magicmm_export.coreml.planner import plan_packages
+from magicmm_export.coreml.package import MAIN, require_coremltools, save_model
+from magicmm_export.coreml.packages import PLAN, Packages, common_stages, holds_weights
 from magicmm_export.coreml.schemes import SCHEMES, CoremlScheme, Target, Units
 from magicmm_export.decomposition import LanguageBlocks, Norms, VisionEncoder
-from magicmm_export.decomposition.buckets import choose_buckets
 from magicmm_export.memory import return_freed_memory
 from magicmm_export.observed import OUTPUTS
 from magicmm_export.options import ExportOptions, Progress
@@ -42,7 +36,6 @@ if TYPE_CHECKING:
     from magicmm_model.checkpoint import Checkpoint
     from magicmm_model.config import ModelConfig
 
-PLAN = f"{COREML}/plan.json"
 _WEIGHTS_AT_ONCE = 200_000_000
 """Weights of a piece; coremltools takes up to about 12 bytes for each while it converts them."""
 
@@ -130,51 +123,35 @@ class _CoremlExport(VisionLanguageExport):
     ) -> None:
         super().__init__(checkpoint, staged, options, progress, name)
         self._lowering = options
-        self._facts: dict[str, PackageFacts] = {}
+        self._packages = Packages(staged, OUTPUTS, options, checkpoint.folder.name)
 
     def write(self) -> dict[str, Any]:
         """Write everything but the manifest; packages bear the fingerprint of what it says."""
         manifest = super().write()
-        tokenizer = hashlib.sha256((self.staged / manifest["text"]["tokenizer"]).read_bytes()).hexdigest()
-        fingerprint = fingerprint_of(manifest, tokenizer)
-        for part, path in self._packages().items():
-            write_metadata(path, replace(self._facts[part], fingerprint=fingerprint).to_metadata())
+        self._packages.seal(manifest)
         return manifest
 
     def write_graphs(self, roles: Mapping[str, Any]) -> dict[str, Any]:
-        buckets = choose_buckets(self.config, roles, self._lowering.buckets)
-        # What a prompt may hold with the shortest head in front, so that no accepted prompt overflows the last bucket.
-        self.max_tokens = min(self.config.max_tokens, buckets[-1] + min(len(role["head"]) for role in roles.values()))
-        packages = self._packages()
-        (self.staged / COREML).mkdir()
-        self._vision(packages["vision"])
+        buckets = self.fit_buckets(roles, self._lowering.buckets)
+        paths = self._packages.begin()
+        self._vision(paths["vision"])
         return_freed_memory()
-        self._language(packages["language"], roles, buckets)
+        self._language(paths["language"], roles, buckets)
         return_freed_memory()
-        plan = plan_packages(packages, self._lowering.units)
-        plan.check(self._lowering.most_outside)
-        (self.staged / PLAN).write_text(json.dumps({"plans": [plan.to_json()]}, indent=1) + "\n", encoding="utf-8")
-        words = f"{self._lowering.scheme.words} ({self._lowering.scheme.name})"
-        return {
-            "graphs": {COREML: {part: f"{COREML}/{path.name}/{MANIFEST}" for part, path in packages.items()}},
-            "plans": PLAN,
-            "quantisation": {"vision": words, "language": words, "tokens": "int8 rows"},
-        }
+        words = self._lowering.scheme.described
+        quantisation = {"vision": words, "language": words, "tokens": "int8 rows"}
+        return {**self._packages.planned(), "quantisation": quantisation}
 
     def weight_files(self) -> list[Path]:
         """Leave out the plan, and what gets new identifiers in every package."""
-        own = [path for path in super().weight_files() if path != self.staged / PLAN]
-        return [path for path in own if path.name not in (MANIFEST, PROGRAM)]
-
-    def _packages(self) -> dict[str, Path]:
-        return {part: self.staged / COREML / f"{part}.mlpackage" for part in OUTPUTS}
+        return [path for path in super().weight_files() if path != self.staged / PLAN and holds_weights(path)]
 
     def _vision(self, path: Path) -> None:
         side = self.config.vision.image_size
         module = VisionEncoder(vision_model(self.checkpoint, self.config, self.weights), Norms.HALF)
         converted = self._convert(module, {"pixels": torch.zeros(1, side, side, 3)}, OUTPUTS["vision"])
         save_model(compress(converted.model, self._lowering.scheme), path)
-        self._note("vision", converted.stages)
+        self._packages.note("vision", converted.stages)
         self.step(self._stored("vision.layers.", "vision.patch_embedding.weight", "connector."), "vision package")
 
     def _language(self, path: Path, roles: Mapping[str, Any], lengths: Sequence[int]) -> None:
@@ -192,7 +169,7 @@ class _CoremlExport(VisionLanguageExport):
         names = {bucket: MAIN if len(lengths) == 1 else f"language_{bucket}" for bucket in lengths}
         join_functions({names[bucket]: saved[bucket] for bucket in lengths}, path)
         shutil.rmtree(folder)
-        self._note("language", stages, names, prefix, tuple(roles))
+        self._packages.note("language", stages, names, prefix, tuple(roles))
 
     def _language_piece(
         self, folder: Path, layers: range, prefix: int, saved: Mapping[int, list[Path]]
@@ -209,7 +186,7 @@ class _CoremlExport(VisionLanguageExport):
             found.append(converted.stages)
             size = self._stored(*(f"language.layers.{place}." for place in layers)) // len(saved)
             self.step(size, f"language.layers.{layers.start} to {layers.stop - 1} for {bucket} tokens")
-        return {name: value for name, value in found[0].items() if all(one.get(name) == value for one in found)}
+        return common_stages(found)
 
     def _stored(self, *prefixes: str) -> int:
         """Return the bytes that tensors of some names take in the checkpoint."""
@@ -231,29 +208,6 @@ class _CoremlExport(VisionLanguageExport):
     def _convert(self, module: nn.Module, inputs: Mapping[str, Tensor], output: str) -> Converted:
         options = self._lowering
         return convert_module(module.eval(), inputs, output, options.scheme, options.target, (TAKES, GIVES))
-
-    def _note(
-        self,
-        part: str,
-        stages: Mapping[str, str],
-        buckets: Mapping[int, str] | None = None,
-        prefix: int = 0,
-        roles: tuple[str, ...] = (),
-    ) -> None:
-        """Remember what a package will say of itself; the fingerprint is not known yet."""
-        options = self._lowering
-        self._facts[part] = PackageFacts(
-            part=part,
-            source=self.checkpoint.folder.name,
-            fingerprint="",
-            scheme=options.scheme.name,
-            target=options.target.value,
-            units=options.units.value,
-            buckets=buckets or {},
-            prefix=prefix,
-            roles=roles,
-            stages=stages,
-        )
 
 
 def layer_pieces(config: ModelConfig, layers_at_once: int | None = None) -> list[range]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from magicmm import Bundle, ErrorCode, MagicError
-from magicmm.bundle import fingerprint_of
-from magicmm.runtime import COREML
 from magicmm_export.coreml.convert import convert_module
-from magicmm_export.coreml.export import PLAN, CoremlOptions
-from magicmm_export.coreml.facts import PackageFacts
+from magicmm_export.coreml.export import CoremlOptions
 from magicmm_export.coreml.join import join_functions
 from magicmm_export.coreml.nano_layers import coded_layers
-from magicmm_export.coreml.package import MAIN, MANIFEST, PROGRAM, save_model, write_metadata
-from magicmm_export.coreml.planner import plan_packages
+from magicmm_export.coreml.package import MAIN, save_model
+from magicmm_export.coreml.packages import Packages, common_stages, holds_weights
 from magicmm_export.coreml.schemes import SCHEMES, CoremlScheme
 from magicmm_export.decomposition import Norms
 from magicmm_export.nano.image import SIDE
@@ -76,43 +70,28 @@ class _NanoPackages(NanoExport):
     """Adds the packages."""
 
     def __init__(self, bundle: Bundle, staged: Path, options: CoremlOptions, target: Path, say: Say | None) -> None:
-        super().__init__(bundle, staged, options.buckets, options.model_id or target.name.removesuffix(".magicmm"), say)
+        super().__init__(bundle, staged, options.buckets, options.bundle_id(target.name), say)
         self._options = options
-        self._facts: dict[str, PackageFacts] = {}
+        self._packages = Packages(staged, PARTS, options, bundle.manifest.id)
 
     def write(self) -> dict[str, Any]:
         """Write everything but the manifest; packages bear the fingerprint of what it says."""
         manifest = super().write()
-        tokenizer = hashlib.sha256((self.staged / manifest["text"]["tokenizer"]).read_bytes()).hexdigest()
-        fingerprint = fingerprint_of(manifest, tokenizer)
-        for part, path in self._packages().items():
-            write_metadata(path, replace(self._facts[part], fingerprint=fingerprint).to_metadata())
+        self._packages.seal(manifest)
         return manifest
 
     def write_graphs(self) -> dict[str, Any]:
-        packages = self._packages()
+        paths = self._packages.begin()
         layers = coded_layers() if self._options.scheme.bits == 8 else float_layers(Norms.HALF)
-        (self.staged / COREML).mkdir()
         image = ImageTower(self.image, layers)
-        self._note("image", self._save(image, {"pixels": torch.zeros(2, SIDE, SIDE, 3)}, packages["image"]), {})
-        self._write_text(TextTower(self.text, layers), packages["text"])
-        plan = plan_packages(packages, self._options.units)
-        plan.check(self._options.most_outside)
-        (self.staged / PLAN).write_text(json.dumps({"plans": [plan.to_json()]}, indent=1) + "\n", encoding="utf-8")
-        words = f"{self._options.scheme.words} ({self._options.scheme.name})"
-        return {
-            "graphs": {COREML: {part: f"{COREML}/{path.name}/{MANIFEST}" for part, path in packages.items()}},
-            "plans": PLAN,
-            "quantisation": dict.fromkeys(PARTS, words),
-        }
+        self._packages.note("image", self._save(image, {"pixels": torch.zeros(2, SIDE, SIDE, 3)}, paths["image"]))
+        self._write_text(TextTower(self.text, layers), paths["text"])
+        return {**self._packages.planned(), "quantisation": dict.fromkeys(PARTS, self._options.scheme.described)}
 
     def weight_files(self) -> list[Path]:
         """Leave out the plan, and what gets new identifiers in every package."""
-        found = (path for package in self._packages().values() for path in package.rglob("*") if path.is_file())
-        return [path for path in found if path.name not in (MANIFEST, PROGRAM)]
-
-    def _packages(self) -> dict[str, Path]:
-        return {part: self.staged / COREML / f"{part}.mlpackage" for part in PARTS}
+        found = (path for package in self._packages.paths.values() for path in package.rglob("*") if path.is_file())
+        return list(filter(holds_weights, found))
 
     def _write_text(self, tower: TextTower, path: Path) -> None:
         pieces = path.with_name("pieces")
@@ -127,8 +106,7 @@ class _NanoPackages(NanoExport):
             found.append(self._save(tower.bucket(bucket), inputs, saved[name][0]))
         join_functions(saved, path)
         shutil.rmtree(pieces)
-        stages = {name: value for name, value in found[0].items() if all(one.get(name) == value for one in found)}
-        self._note("text", stages, names)
+        self._packages.note("text", common_stages(found), names)
 
     def _save(self, module: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> Mapping[str, str]:
         """Write one package, and return the values that hold its stages."""
@@ -137,19 +115,3 @@ class _NanoPackages(NanoExport):
         save_model(converted.model, path)
         self.say(f"{path.stem} package")
         return converted.stages
-
-    def _note(self, part: str, stages: Mapping[str, str], buckets: Mapping[int, str]) -> None:
-        """Remember what a package will say of itself; the fingerprint is not known yet."""
-        options = self._options
-        self._facts[part] = PackageFacts(
-            part=part,
-            source=self.bundle.manifest.id,
-            fingerprint="",
-            scheme=options.scheme.name,
-            target=options.target.value,
-            units=options.units.value,
-            buckets=buckets,
-            prefix=0,
-            roles=(),
-            stages=stages,
-        )

@@ -59,6 +59,11 @@ class CoremlScheme:
     since: Target = Target.IOS17
     off_engine: str = ""
 
+    @property
+    def described(self) -> str:
+        """What the manifest says of it."""
+        return f"{self.words} ({self.name})"
+
     def check(self, target: Target, units: Units) -> None:
         """Refuse what a target or its units cannot run.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +11,14 @@ import torch
 from torch import Tensor
 
 from magicmm import Bundle
+from magicmm.executorch_runtime import method_name
 from magicmm_export.decomposition import LanguageBlocks, VisionEncoder
-from magicmm_export.decomposition.buckets import choose_buckets
 from magicmm_export.executorch.lowering import Method, lower
 from magicmm_export.executorch.model import quantised_model
 from magicmm_export.executorch.targets import XNNPACK, Target, find_target
 from magicmm_export.onnx.source import unit_source
 from magicmm_export.options import ExportOptions, Progress
-from magicmm_export.planner import Plan
+from magicmm_export.planner import Plan, write_plans
 from magicmm_export.vision_language import Quality, VisionLanguageExport, write_staged
 from magicmm_model.checkpoint import Checkpoint
 from magicmm_model.config import ModelConfig
@@ -28,8 +27,6 @@ from magicmm_quant.units import PATCHES, unit_plans
 
 PROGRAM = "executorch/model.pte"
 PLAN = "executorch/plan.json"
-LANGUAGE = "language_"
-"""Methods of the language model are named by this and the length of their bucket."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +88,7 @@ class _ExecutorchExport(VisionLanguageExport):
 
     def write_graphs(self, roles: Mapping[str, Any]) -> dict[str, Any]:
         prefix = max(len(role["head"]) for role in roles.values())
-        buckets = choose_buckets(self.config, roles, self._lowering.buckets)
-        # What a prompt may hold with the shortest head in front, so that no accepted prompt overflows the last bucket.
-        self.max_tokens = min(self.config.max_tokens, buckets[-1] + min(len(role["head"]) for role in roles.values()))
+        buckets = self.fit_buckets(roles, self._lowering.buckets)
         source = unit_source(
             self.checkpoint, self.weights, self.config, self._lowering, lambda unit, size: self.step(size, unit)
         )
@@ -105,8 +100,7 @@ class _ExecutorchExport(VisionLanguageExport):
             name = PROGRAM if each is XNNPACK else f"executorch/model.{each.name}.pte"
             plans.append(self._write_program(model, closing, each, name, buckets, prefix))
             others |= {} if each is XNNPACK else {f"executorch-{each.name}": name}
-        noted = json.dumps({"plans": [plan.to_json() for plan in plans]}, indent=1)
-        (self.staged / PLAN).write_text(noted + "\n", encoding="utf-8")
+        write_plans(self.staged / PLAN, plans)
         return {
             "graphs": {"executorch": {"vision": PROGRAM, "language": PROGRAM}},
             "plans": PLAN,
@@ -162,5 +156,5 @@ def program_methods(
     for length in buckets:
         blocks = LanguageBlocks(model, length, prefix, target.norms, closing)
         inputs = (torch.zeros(1, length, model.config.dim), torch.tensor([0]), *behind)
-        methods[f"{LANGUAGE}{length}"] = Method(blocks, inputs)
+        methods[method_name("language", length)] = Method(blocks, inputs)
     return methods

@@ -5,22 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchao.quantization.quantize_.workflows.intx.intx_unpacked_to_int8_tensor import (
     IntxUnpackedToInt8Tensor,
     IntxUnpackedToInt8TensorActivationQuantization,
 )
 
+from magicmm_export.decomposition.frame import empty_model, fill_final_norm, fill_patches, put
 from magicmm_export.onnx.linear import PlainWeights, StoredWeights, UnitSource
-from magicmm_model.config import Head
-from magicmm_model.model import MagicModel
-from magicmm_model.vision import resize_positions
 from magicmm_quant.schemes import Int8Weights
 from magicmm_quant.units import unit_plans
 
 if TYPE_CHECKING:
     from magicmm_model.checkpoint import Checkpoint
     from magicmm_model.config import ModelConfig
+    from magicmm_model.model import MagicModel
     from magicmm_quant.weights import RewrittenWeights
 
 _ROWS = IntxUnpackedToInt8TensorActivationQuantization.INT8_ASYM_PER_TOKEN
@@ -41,34 +40,25 @@ def quantised_model(
     Returns:
         The model, without its token table, and what is multiplied behind the final norm: [dim, dim], or None.
     """
-    with torch.device("meta"):
-        model = MagicModel(config.variant(head=Head.NONE))
-    for name, parameter in model.vision.named_parameters():
-        if not name.startswith("layers."):
-            values = checkpoint.read(f"vision.{name}").float()
-            if values.shape != parameter.shape:  # only the positions have another shape at another side
-                values = resize_positions(values, config.vision.grid)
-            _put(model, f"vision.{name}", values)
+    model = empty_model(config)
+    fill_patches(model, checkpoint)
     for unit, plan in unit_plans(config).items():
         stored, bias = source.weights(unit)
         start = 0
         for part in plan.parts:
             stop = start + len(cast("Tensor", model.get_submodule(part).weight))
-            _put(model, f"{part}.weight", linear_weight(stored, slice(start, stop)))
+            put(model, f"{part}.weight", linear_weight(stored, slice(start, stop)))
             if bias is not None:
-                _put(model, f"{part}.bias", torch.from_numpy(bias[start:stop]))
+                put(model, f"{part}.bias", torch.from_numpy(bias[start:stop]))
             start = stop
         if plan.norm:
             gain, shift = weights.norm(plan.norm)
-            _put(model, f"{plan.norm}.weight", torch.from_numpy(gain))
+            put(model, f"{plan.norm}.weight", torch.from_numpy(gain))
             if shift is not None:
-                _put(model, f"{plan.norm}.bias", torch.from_numpy(shift))
+                put(model, f"{plan.norm}.bias", torch.from_numpy(shift))
         if plan.layer_scale:
-            _put(model, plan.layer_scale, torch.ones(config.vision.hidden_size))
-    closing = torch.from_numpy(weights.closing()).float()
-    is_matrix = closing.ndim == 2
-    _put(model, "language.norm.weight", torch.ones(config.dim) if is_matrix else closing)
-    return model.requires_grad_(False).eval(), closing if is_matrix else None
+            put(model, plan.layer_scale, torch.ones(config.vision.hidden_size))
+    return model, fill_final_norm(model, weights)
 
 
 def linear_weight(stored: StoredWeights, rows: slice = slice(None)) -> Tensor:
@@ -89,8 +79,3 @@ def linear_weight(stored: StoredWeights, rows: slice = slice(None)) -> Tensor:
         torch.float32,
         _ROWS,
     )
-
-
-def _put(model: MagicModel, name: str, values: Tensor) -> None:
-    module_name, _, own_name = name.rpartition(".")
-    setattr(model.get_submodule(module_name), own_name, nn.Parameter(values, requires_grad=False))

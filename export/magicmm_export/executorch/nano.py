@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 
 from magicmm import Bundle, ErrorCode, MagicError
-from magicmm.executorch_runtime import require_executorch
+from magicmm.executorch_runtime import method_name, require_executorch
 from magicmm.runtime import EXECUTORCH
 from magicmm_export.executorch.export import PLAN, PROGRAM, ExecutorchOptions
 from magicmm_export.executorch.lowering import Method, lower
@@ -21,11 +20,10 @@ from magicmm_export.nano.layers import Layers, float_layers
 from magicmm_export.nano.lowered import NanoExport, Say
 from magicmm_export.nano.modules import ImageTower, TextTower
 from magicmm_export.nano.stored import StoredImage, StoredText
+from magicmm_export.planner import write_plans
 from magicmm_export.vision_language import Quality, write_staged
 from magicmm_quant.recipe import RECIPES, Recipe
 
-TEXT = "text_"
-"""Methods of the text part are named by this and the length of their bucket."""
 SCHEMES = {
     "int8": {
         "image": "convolutions: 7-bit weights per output channel, static int8 activations; classifier: 8-bit, per row",
@@ -93,7 +91,7 @@ def nano_methods(image: StoredImage, text: StoredText, layers: Layers, buckets: 
     for length in buckets:
         # A tensor each: torch.export makes one input of two that are the same tensor.
         inputs = tuple(torch.zeros(1, length, dtype=torch.int64) for _ in range(2))
-        methods[f"{TEXT}{length}"] = Method(tower.bucket(length), inputs)
+        methods[method_name("text", length)] = Method(tower.bucket(length), inputs)
     return methods
 
 
@@ -101,7 +99,7 @@ class _NanoProgram(NanoExport):
     """Adds one program for XNNPACK."""
 
     def __init__(self, bundle: Bundle, staged: Path, options: ExecutorchOptions, target: Path, say: Say | None) -> None:
-        super().__init__(bundle, staged, options.buckets, options.model_id or target.name.removesuffix(".magicmm"), say)
+        super().__init__(bundle, staged, options.buckets, options.bundle_id(target.name), say)
         self._options = options
 
     def write_graphs(self) -> dict[str, Any]:
@@ -110,8 +108,7 @@ class _NanoProgram(NanoExport):
         lowered.plan.check(self._options.most_outside)
         (self.staged / PROGRAM).parent.mkdir()
         lowered.write(self.staged / PROGRAM)
-        noted = json.dumps({"plans": [lowered.plan.to_json()]}, indent=1)
-        (self.staged / PLAN).write_text(noted + "\n", encoding="utf-8")
+        write_plans(self.staged / PLAN, [lowered.plan])
         return {
             "graphs": {EXECUTORCH: {"image": PROGRAM, "text": PROGRAM}},
             "plans": PLAN,

@@ -11,6 +11,7 @@ from magicmm import Bundle, ErrorCode, MagicError
 from magicmm.executorch_runtime import require_executorch
 from magicmm.runtime import COREML, EXECUTORCH
 from magicmm_export.nano.lowered import Say, measure_nano
+from magicmm_export.options import refuse_foreign
 from magicmm_export.vision_language import Quality
 from magicmm_quant.quality import QualityReport
 from magicmm_quant.recipe import RECIPES, Recipe
@@ -92,9 +93,4 @@ def _check(options: argparse.Namespace) -> None:
         "--image-size": options.image_size,
         "--cache": options.cache,
     }
-    if given := [name for name, value in foreign.items() if value]:
-        raise MagicError(
-            ErrorCode.ARGUMENT_INVALID,
-            f"{', '.join(given)} means nothing to a bundle that is lowered.",
-            "Leave it out.",
-        )
+    refuse_foreign(foreign, "a bundle that is lowered", "Leave it out.")

@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float32]
 
 _INSTALL = "pip install 'magicmm[executorch]'"
-_SEQUENCES = {"language": "language_", "text": "text_"}
-"""Parts that read sequences, and what the names of their methods begin with; those of others are called as the part."""
 _LOCK = threading.Lock()
 """ExecuTorch's threads and the memory of a program's methods are shared; one thing runs at a time."""
 
@@ -42,6 +40,11 @@ def require_executorch() -> None:
     """
     if importlib.util.find_spec("executorch") is None:
         raise MagicError(ErrorCode.RUNTIME_FAILED, "ExecuTorch is not installed.", f"Run: {_INSTALL}")
+
+
+def method_name(part: str, length: int) -> str:
+    """Return the name of the method that runs a part on sequences of a length, such as "text_64"."""
+    return f"{part}_{length}"
 
 
 class ExecutorchSession:
@@ -76,13 +79,12 @@ class ExecutorchSession:
         except Exception as error:  # the runtime raises RuntimeError, ImportError and its own
             raise _failed(f"ExecuTorch refuses {path}", error) from None
         names = sorted(program.method_names)
-        begin = _SEQUENCES.get(part)
-        self.lengths = (
-            tuple(sorted(int(name.removeprefix(begin)) for name in names if name.startswith(begin))) if begin else ()
-        )
+        # Parts that read sequences have a method for each length (`method_name`), others one that is called as they.
+        parted = (name.rpartition("_") for name in names)
+        self.lengths = tuple(sorted(int(length) for owner, _, length in parted if owner == part))
         if not self.lengths and part not in names:
             raise _failed(f"{path} has no method for {part}", ValueError(f"it has {', '.join(names) or 'none'}"))
-        meta = program.metadata(f"{begin}{self.lengths[0]}" if begin else part)
+        meta = program.metadata(method_name(part, self.lengths[0]) if self.lengths else part)
         self._views = meta.input_tensor_meta(0).sizes()[0]
         self._past: tuple[str, ...] = ()
         self._room = 0
@@ -90,8 +92,8 @@ class ExecutorchSession:
             layers = range((meta.num_inputs() - 3) // 2)
             self._past = tuple(f"past_{kind}_{layer}" for layer in layers for kind in ("key", "value"))
             self._room = meta.input_tensor_meta(3).sizes()[2] if self._past else 0
-        own = {"language": ("embeds", "last", *self._past), "text": ("ids", "mask")}
-        self.input_names = frozenset(own.get(part, ("pixels",)))
+        inputs = {"language": ("embeds", "last", *self._past), "text": ("ids", "mask")}
+        self.input_names = frozenset(inputs.get(part, ("pixels",)))
 
     def run(self, inputs: Mapping[str, NDArray[Any]]) -> Floats:
         """Return the output as float32, items along the first axis; each item runs alone.
@@ -116,12 +118,13 @@ class ExecutorchSession:
         items: list[list[NDArray[Any]]] = [
             [padded[at : at + 1], places[at : at + 1], *behind] for at in range(len(embeds))
         ]
-        return self._stacked(f"language_{length}", items)
+        return self._stacked(method_name(self._part, length), items)
 
     def _run_ids(self, inputs: Mapping[str, NDArray[Any]]) -> Floats:
         length = self._length_for(inputs["ids"])
         ids, mask = (_filled(inputs[name], length) for name in ("ids", "mask"))
-        return self._stacked(f"text_{length}", [[ids[at : at + 1], mask[at : at + 1]] for at in range(len(ids))])
+        items = [[ids[at : at + 1], mask[at : at + 1]] for at in range(len(ids))]
+        return self._stacked(method_name(self._part, length), items)
 
     def _length_for(self, sequences: NDArray[Any]) -> int:
         """Return the shortest length that holds sequences [n, s, ...]."""
