@@ -87,6 +87,7 @@ bench: $(VENV)/ready ## run every benchmark (see benchmarks/README.md)
 	$(BIN)/python benchmarks/cold_start.py
 	$(BIN)/python benchmarks/sync.py
 	$(BIN)/python benchmarks/kotlin.py
+	$(BIN)/python benchmarks/conformance.py
 	$(BIN)/python benchmarks/nano_quality.py
 	$(BIN)/python benchmarks/model_2b.py
 	$(BIN)/python benchmarks/export_2b.py

@@ -1,40 +1,42 @@
-"""The Kotlin SDK on the JVM against Python in one run: exact search, opening an index of 100,000 photos, peak heap.
+"""The Kotlin SDK on the JVM against Python in one run: search, opening an index of 100,000 photos, embedding, heap.
 
 Both search the same memory-mapped scan file with the same query and must give the same answer. They take turns in a
-random order; the JVM has compiled its loops before.
+random order; the JVM has compiled its loops before. Both embed on the same release of onnxruntime, in processes of
+their own; a third row shows Python on the release that is installed.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
+import base64
 import sys
-import time
-from collections.abc import Callable
 from contextlib import closing
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from kotlin_build import BuildError, Runner
+from kotlin_cases import python_environment, runtime_version
+from magicmm import Bundle
 from magicmm.index import Index
 from magicmm.quantise import quantise
 from magicmm.scan import ScanMatrix, open_scan_file, scan_path
 from magicmm.topk import Query, Segment, top_k
-from report import CACHE, Report, Timing, parser, timing_cells
-from synthetic import filled_index, many_files, unit_rows
+from report import CACHE, Report, Sampler, judged, parser, seconds_of, take_turns, timing_cells
+from synthetic import filled_index, jpeg_library, many_files, unit_rows
 
 K = 20
 FINGERPRINT = "ab" * 32
 GOAL = 1.3
 HEAP_MB = 24
 THREADS = (1, 2)
-_CALM_SHARE = 0.1
+PHOTO = (1280, 960)
+LEAST_COSINE = 0.99999
 _WARM_UP_ROUNDS = 300
-
-Sampler = Callable[[], tuple[float, bool]]
-"""Returns the seconds of one search, and whether its threads waited less than 10 % of that for a core."""
+_EMBED_WARM_UP_ROUNDS = 30
 
 
 def main() -> int:
@@ -52,8 +54,9 @@ def main() -> int:
         options.dim,
     )
     try:
-        with Runner("bench", (f"-Xmx{HEAP_MB}m",)) as runner:
+        with Runner.of_kotlin("bench", (f"-Xmx{HEAP_MB}m",)) as runner:
             measure(report, runner, index_path, options)
+        measure_embedding(report, options)
     except BuildError as error:
         sys.stderr.write(f"There is no Kotlin here: {error}\n")
         return 1
@@ -66,7 +69,8 @@ def build_parser() -> argparse.ArgumentParser:
     found = parser(__doc__)
     found.add_argument("--rows", type=int, default=100_000, help="photos of the index")
     found.add_argument("--dim", type=int, default=384, help="length of the vectors")
-    found.add_argument("--seconds", type=float, default=25.0, help="most seconds for the searches")
+    found.add_argument("--seconds", type=float, default=25.0, help="most seconds for each group of variants")
+    found.add_argument("--bundle", type=Path, help="the model to embed with (default: the built-in one)")
     return found
 
 
@@ -103,7 +107,7 @@ def measure_open(report: Report, runner: Runner, index_path: Path, query: Query,
             assert model is not None  # noqa: S101
             ScanMatrix.load(index, model).search(query)
 
-    python = seconds_of(opened, 20)
+    python = [seconds_of(opened) for _ in range(20)]
     rows = [
         ["Python", python[0] * 1e3, float(np.median(python[1:])) * 1e3],
         ["Kotlin", samples[0] * 1e3, float(np.median(samples[1:])) * 1e3],
@@ -131,7 +135,7 @@ def measure_scan(
         assert answer["scores"] == expected[0].tolist(), "the languages give other scores"  # noqa: S101
         samplers[f"Python, {threads}T"] = python_sampler(segment, query, threads)
         samplers[f"Kotlin, {threads}T"] = kotlin_sampler(runner, command, threads)
-    timings = take_turns(samplers, seconds)
+    timings = take_turns(samplers, sys.maxsize, seconds)
     rows = []
     for name, timing in timings.items():
         base = timings[f"Python, {name[-2:]}"]
@@ -146,58 +150,61 @@ def measure_scan(
         )
 
 
+def measure_embedding(report: Report, options: argparse.Namespace) -> None:
+    """Time one text and one decoded photo with one thread, and compare the vectors."""
+    bundle = Bundle.load(options.bundle) if options.bundle else Bundle.default()
+    worker = [sys.executable, str(Path(__file__).with_name("embed_worker.py"))]
+    (path,) = jpeg_library(CACHE / f"photo-{PHOTO[0]}x{PHOTO[1]}", 1, PHOTO)
+    photo = np.asarray(Image.open(path).convert("RGB"))
+    pixels = base64.b64encode(photo.tobytes()).decode()
+    queries: dict[str, dict[str, Any]] = {
+        "text": {"text": "two people walking along the beach at sunset"},
+        "photo": {"image": {"width": photo.shape[1], "height": photo.shape[0], "channels": 3, "pixels": pixels}},
+    }
+    with (
+        Runner(worker, python_environment()) as python,
+        Runner.of_kotlin("bench") as kotlin,
+        Runner(worker) as newest,
+    ):
+        release, installed = runtime_version(), metadata.version("onnxruntime")
+        runners = {f"Python, {release}": python, f"Kotlin, {release}": kotlin, f"Python, {installed}": newest}
+        rows = []
+        for kind, query in queries.items():
+            command = {"verb": "embed", "bundle": bundle.path, "threads": 1, **query}
+            # The first calls load graphs, and the JVM compiles what comes around them.
+            answers = [runner.run(rounds=_EMBED_WARM_UP_ROUNDS, **command) for runner in (python, kotlin, newest)]
+            cosine = float(np.dot(answers[0]["vector"], answers[1]["vector"]))
+            assert cosine >= LEAST_COSINE, f"the languages give other vectors: cosine {cosine}"  # noqa: S101
+            timings = take_turns(
+                {name: runner_sampler(runner, command) for name, runner in runners.items()},
+                sys.maxsize,
+                options.seconds,
+            )
+            base, ours = (timings[f"{language}, {release}"] for language in ("Python", "Kotlin"))
+            rows += [
+                [kind, name, *timing_cells(found), found.best / base.best, found.median / base.median]
+                for name, found in timings.items()
+            ]
+            ratio = ours.median / base.median
+            report.goal(f"embed a {kind}", f"<= {GOAL} x Python", f"{ratio:.2f}x median", ratio <= GOAL)
+    columns = ("of", "variant, onnxruntime", "min ms", "median ms", "calm/runs", "min / Python", "median / Python")
+    title = f"embed with {bundle.manifest.id}, 1 thread; a photo is {PHOTO[0]} x {PHOTO[1]} pixels of RGB"
+    report.table(title, columns, rows)
+
+
 def python_sampler(segment: Segment, query: Query, threads: int) -> Sampler:
     """Return a sampler of `top_k`."""
-    return lambda: judged(os.getpid(), lambda: seconds_of(lambda: top_k(segment, query, None, threads), 1)[0])
+    return lambda: judged(lambda: seconds_of(lambda: top_k(segment, query, None, threads)))
 
 
 def kotlin_sampler(runner: Runner, command: dict[str, Any], threads: int) -> Sampler:
     """Return a sampler of the same in the JVM."""
-
-    def search() -> float:
-        return float(runner.run(verb="scan", threads=threads, rounds=1, **command)["seconds"][0])
-
-    return lambda: judged(runner.pid, search)
+    return runner_sampler(runner, {"verb": "scan", "threads": threads, **command})
 
 
-def judged(process: int, search: Callable[[], float]) -> tuple[float, bool]:
-    """Return the seconds that a search says it took, and whether it was calm (always, where nobody tells)."""
-    before = waited(process)
-    taken = search()
-    return taken, waited(process) - before < _CALM_SHARE * taken
-
-
-def waited(process: int) -> float:
-    """Return for how many seconds a process's threads were ready but had no core (0 where nobody tells)."""
-    total = 0
-    for path in Path(f"/proc/{process}/task").glob("*/schedstat"):
-        try:
-            total += int(path.read_text().split()[1])
-        except (OSError, IndexError):
-            continue
-    return total / 1e9
-
-
-def take_turns(samplers: dict[str, Sampler], seconds: float) -> dict[str, Timing]:
-    """Let the variants take turns in a random order until the time is used up."""
-    rng = np.random.default_rng(0)
-    names = list(samplers)
-    samples: dict[str, list[tuple[float, bool]]] = {name: [] for name in names}
-    end = time.monotonic() + seconds
-    while not samples[names[0]] or time.monotonic() < end:
-        for place in rng.permutation(len(names)):
-            samples[names[place]].append(samplers[names[place]]())
-    return {name: Timing.of(found) for name, found in samples.items()}
-
-
-def seconds_of(call: Callable[[], object], rounds: int) -> list[float]:
-    """Return the seconds of each of some calls."""
-    found = []
-    for _ in range(rounds):
-        begun = time.perf_counter()
-        call()
-        found.append(time.perf_counter() - begun)
-    return found
+def runner_sampler(runner: Runner, command: dict[str, Any]) -> Sampler:
+    """Return a sampler of a command that says how long it took."""
+    return lambda: judged(lambda: float(runner.run(rounds=1, **command)["seconds"][0]), runner.pid)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -128,12 +129,17 @@ def _maven(*goals: str) -> str:
 class Runner:
     """A running process that obeys JSON commands, one a line."""
 
-    def __init__(self, verb: str, options: tuple[str, ...] = ()) -> None:
-        """Start it; `options` go to the JVM."""
-        java, *rest = runner_command()
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
+        """Start it."""
         self._process = subprocess.Popen(
-            [java, *options, *rest, verb], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8", env=environment
         )
+
+    @classmethod
+    def of_kotlin(cls, verb: str, options: Sequence[str] = ()) -> Runner:
+        """Start the Kotlin runner, built when it is not; `options` go to the JVM."""
+        java, *rest = runner_command()
+        return cls([java, *options, *rest, verb])
 
     @property
     def pid(self) -> int:

@@ -1,10 +1,10 @@
-"""How far are the vectors of a bundle from torch, by runtime, scheme and kind of input? Writes docs/PARITY.md.
+"""How far are the vectors of a bundle from torch, by runtime, scheme and kind of input? For docs/PARITY.md.
 
 One tiny InternVL3-shaped checkpoint with random weights goes through every runtime that this machine has: onnxruntime
 and ExecuTorch as a user runs them and, for Core ML, the interpreter over the saved packages. Each bundle is exported,
 sealed and opened as any other; the reference is the checkpoint in torch, float32, on the same photos and texts.
 
-    python benchmarks/parity.py                      # some minutes; rewrites docs/PARITY.md and results/parity.json
+    python benchmarks/parity.py                      # some minutes; rewrites the section and results/parity.json
     python benchmarks/parity.py --quick              # two bundles, writes nothing
 """
 
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from parity_page import markdown_table, write_section
 from report import ROOT, Report, parser
 
 sys.path.insert(0, str(ROOT / "tests"))
@@ -47,7 +48,6 @@ Query = tuple[str | None, NDArray[np.uint8] | None]
 CONFIG = ModelConfig(VisionConfig(128, 3, 4, 256), LanguageConfig(128, 4, 4, 2, 256, 400))
 """Groups of 128 divide it, and it lowers in seconds."""
 BUCKETS = (32, 96, 384)
-PAGE = ROOT / "docs" / "PARITY.md"
 RUNTIMES = {
     "onnx": "onnxruntime",
     "executorch": "ExecuTorch (XNNPACK)",
@@ -104,7 +104,7 @@ def main() -> int:
             least = min(row.text.least, row.photo.least, row.composed.least)
             report.goal(f"{row.runtime}, {row.scheme}", f">= {goal}", f"{least:.6f}", least >= goal)
     if not options.quick:
-        PAGE.write_text(_page(rows, checkpoint.config), encoding="utf-8")
+        write_section("runtimes", _section(rows, checkpoint.config))
     report.finish()
     return 0
 
@@ -192,37 +192,36 @@ def _least(row: Row) -> list[str]:
     return [f"{cell.least:.6f}" for cell in (row.text, row.photo, row.composed)]
 
 
-def _page(rows: Sequence[Row], config: ModelConfig) -> str:
-    """Return docs/PARITY.md."""
-    table = "\n".join(f"| {' | '.join((RUNTIMES[row.runtime], row.scheme, *_least(row)))} |" for row in rows)
+def _section(rows: Sequence[Row], config: ModelConfig) -> str:
+    """Return the section of docs/PARITY.md."""
     return _TEXT.format(
         texts=rows[0].text.count,
         photos=rows[0].photo.count,
         both=rows[0].composed.count,
         vision=f"{config.vision.layers} vision layers of {config.vision.hidden_size}",
         language=f"{config.language.layers} language layers of {config.language.hidden_size}",
-        table=table,
+        table=markdown_table(
+            ("runtime", "scheme", "text", "photo", "composed"),
+            [(RUNTIMES[row.runtime], row.scheme, *_least(row)) for row in rows],
+        ),
     )
 
 
-_TEXT = """# Parity
+_TEXT = """## Runtimes
 
-`python benchmarks/parity.py` writes this page. It exports one checkpoint for every runtime and compares the vectors of
-the sealed bundles with those of the checkpoint in torch, float32: the least cosine of {texts} texts, {photos} photos
+`python benchmarks/parity.py` writes this section. It exports one checkpoint for every runtime and compares the vectors
+of the sealed bundles with those of the checkpoint in torch, float32: the least cosine of {texts} texts, {photos} photos
 and {both} photos with words.
 
 **Random weights**: {vision}, {language}. The numbers show that
 graphs, packages and programs compute the same function, and how much noise a scheme adds. They forecast nothing for
 trained weights; 4 bits do worst on noise.
 
-| runtime | scheme | text | photo | composed |
-| --- | --- | --- | --- | --- |
 {table}
-
 The token table is int8 in every bundle: the float32 rows show what that costs. Each row runs as its users run it: the
 SDK on onnxruntime and on ExecuTorch's XNNPACK, and for Core ML our interpreter of the saved package.
 
-## What the Core ML rows do not prove
+### What the Core ML rows do not prove
 
 Core ML predicts on Apple's systems only. The interpreter reads the file that ships and rounds every value to its
 declared type; it shows that graph, weights (compressed ones, too) and shapes are right, and that nothing leaves float16

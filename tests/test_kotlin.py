@@ -17,11 +17,13 @@ import numpy as np
 import pytest
 
 import kotlin_build
+import kotlin_cases
 import kotlin_parity
 from magicmm.bundle import Bundle
 from magicmm.errors import ErrorCode, SkipReason
 from tiny_bundles import packed_dual_bundle
-from tools import image_cases, text_cases
+from tools import embed_queries, image_cases, text_cases
+from tools.embed_queries import Queries
 from tools.generate_vectors import VECTORS
 
 EXACT = ("tokenizer.json", "resize.json", "views.json", "tiling.json", "quantise.json", "packed.json", "bundle.json")
@@ -37,12 +39,13 @@ def command() -> list[str]:
 @pytest.fixture(scope="session")
 def results(command: list[str]) -> dict[str, dict[str, Json]]:
     """What Kotlin says, by file and case."""
-    return _by_case(kotlin_parity.run_conformance(command, [VECTORS / name for name in (*EXACT, "errors.json")]))
+    files = [VECTORS / name for name in (*EXACT, "errors.json")]
+    return _by_case(kotlin_cases.in_kotlin(command, "cases", files))
 
 
-def _by_case(lines: str) -> dict[str, dict[str, Json]]:
+def _by_case(lines: list[Json]) -> dict[str, dict[str, Json]]:
     found: dict[str, dict[str, Json]] = {}
-    for line in map(json.loads, lines.splitlines()):
+    for line in lines:
         cases = found.setdefault(line["file"], {})
         assert line["case"] not in cases
         cases[line["case"]] = line
@@ -85,117 +88,63 @@ def test_kotlin_knows_every_code_and_no_other(results: dict[str, dict[str, Json]
             assert result == expected, case["name"]
 
 
-class Queries:
-    """Queries that both languages answer."""
-
-    def __init__(self, folder: Path) -> None:
-        self.file = folder / "embed.json"
-        self.cases: list[Json] = []
-
-    def add(self, name: str, **given: Any) -> None:
-        self.cases.append({"name": name, "input": given})
-
-    def in_kotlin(self, command: list[str]) -> dict[str, Json]:
-        self.file.write_text(json.dumps({"schema": 1, "cases": self.cases}), encoding="utf-8")
-        return _by_case(kotlin_parity.run_conformance(command, [self.file]))["embed.json"]
-
-    def in_python(self) -> dict[str, Json]:
-        """Run them on the same release of onnxruntime."""
-        command = [sys.executable, str(Path(__file__).parent / "tools/embed_cases.py"), str(self.file)]
-        environment = kotlin_parity.python_with_that_runtime()
-        done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env=environment)
-        assert done.returncode == 0, done.stderr[-4000:]
-        return _by_case(done.stdout)["embed.json"]
-
-    def compare(self, command: list[str]) -> None:
-        """Compare vectors by cosine and failures by code."""
-        kotlin, python = self.in_kotlin(command), self.in_python()
-        assert set(kotlin) == set(python) == {case["name"] for case in self.cases}
-        for name, expected in python.items():
-            assert kotlin[name].get("error") == expected.get("error"), name
-            if "error" in expected:
-                continue
-            ours, theirs = (np.atleast_2d(np.array(line["result"])) for line in (kotlin[name], expected))
-            assert ours.shape == theirs.shape
-            assert np.allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-6)
-            assert (ours * theirs).sum(axis=1).min() >= LEAST_COSINE, name
-
-
-def _pictures() -> dict[str, np.ndarray]:
-    """Pictures of several shapes, with edges, noise and smooth colours."""
-    rows, columns = np.mgrid[0:300, 0:420]
-    smooth = np.stack([rows % 256, columns % 256, (rows + columns) // 3 % 256], axis=2).astype(np.uint8)
-    return {
-        "smooth": smooth,
-        "portrait": smooth[:, :97],
-        "panorama": smooth[:40],
-        "edges": image_cases.edges(320, 200),
-        "noise": image_cases.noise("photo", 333, 255),
-        "small": image_cases.noise("small", 31, 17),
-        "one pixel": image_cases.noise("pixel", 1, 1),
-        "bands": np.repeat(image_cases.noise("bands", 1, 64), 200, axis=1),
-    }
-
-
-def _add_queries(queries: Queries, label: str, path: Path, texts: dict[str, str]) -> None:
-    """Add every text, every picture, and pairs of both, to a bundle."""
-    bundle = str(path)
-    pictures = {name: image_cases.picture(rgb) for name, rgb in _pictures().items()}
-    for name, text in texts.items():
-        queries.add(f"{label}: text {name}", operation="query", bundle=bundle, text=text)
-    for name, image in pictures.items():
-        queries.add(f"{label}: photo {name}", operation="query", bundle=bundle, image=image)
-    for (name, image), text in zip(pictures.items(), texts.values(), strict=False):
-        queries.add(f"{label}: composed {name}", operation="query", bundle=bundle, image=image, text=text)
-    queries.add(f"{label}: many photos", operation="photos", bundle=bundle, images=[*pictures.values()] * 3)
+def _compare(command: list[str], queries: Queries, folder: Path) -> None:
+    """Ask both languages, and compare vectors by cosine and failures by code."""
+    path = queries.write(folder)
+    with kotlin_parity.needed():
+        python = _by_case(kotlin_cases.in_python(path))["embed.json"]
+    kotlin = _by_case(kotlin_cases.in_kotlin(command, "cases", [path]))["embed.json"]
+    assert set(kotlin) == set(python) == {case["name"] for case in queries.cases}
+    for name, expected in python.items():
+        assert kotlin[name].get("error") == expected.get("error"), name
+        if "error" in expected:
+            continue
+        ours, theirs = (np.atleast_2d(np.array(line["result"])) for line in (kotlin[name], expected))
+        assert ours.shape == theirs.shape
+        assert np.allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-6)
+        assert (ours * theirs).sum(axis=1).min() >= LEAST_COSINE, name
 
 
 def test_nano_gives_the_vectors_of_python(command: list[str], tmp_path: Path) -> None:
-    texts = {
-        **{name: text for name, text in text_cases.SCRIPTS.items() if name in ("arabic", "chinese", "greek", "thai")},
-        **{name: text for name, text in text_cases.TEXTS.items() if "longest" in name or "accents" in name},
-        **{f"query {number}": text for number, text in enumerate(_QUERIES)},
-        "long": "a dog on the beach " * 200,
-        "empty": " ",
-    }
-    queries = Queries(tmp_path)
-    _add_queries(queries, "nano", Bundle.default().path, texts)
-    queries.compare(command)
-
-
-_QUERIES = (
-    "a dog running on the beach at sunset",
-    "two people drinking coffee",
-    "a red car in front of a house",
-    "snowy mountains under a blue sky",
-    "a page of printed text",
-    "birthday cake with candles",
-    "a cat",
-    "fireworks at night",
-)
+    queries = Queries()
+    queries.add_bundle("nano", Bundle.default().path, embed_queries.texts())
+    _compare(command, queries, tmp_path)
 
 
 def test_both_architectures_give_the_vectors_of_python(
     command: list[str], dual_path: Path, vlm_path: Path, tmp_path: Path
 ) -> None:
     texts = {"plain": "a red dog", "colon": "photo: blue", "unknown": "\u732b xyz", "long": "red " * 60, "empty": ""}
-    queries = Queries(tmp_path)
+    queries = Queries()
     packed_path = packed_dual_bundle(tmp_path / "packed.magicmm")
     for label, path in {"dual": dual_path, "packed": packed_path, "vlm": vlm_path}.items():
-        _add_queries(queries, label, path, texts)
-    for name, rgb in _pictures().items():
+        queries.add_bundle(label, path, texts)
+    for name, rgb in embed_queries.pictures().items():
         image = image_cases.picture(rgb)
         queries.add(f"document {name}", operation="document", bundle=str(vlm_path), image=image, role="document")
-    queries.compare(command)
+    _compare(command, queries, tmp_path)
 
 
 def test_golden_cases_pass_in_kotlin(command: list[str], dual_path: Path, vlm_path: Path, tmp_path: Path) -> None:
-    queries = Queries(tmp_path)
+    queries = Queries()
     for path in (Bundle.default().path, dual_path, vlm_path):
         queries.add(str(path), operation="verify", bundle=str(path))
-    for line in queries.in_kotlin(command).values():
+    for line in kotlin_cases.in_kotlin(command, "cases", [queries.write(tmp_path)]):
         assert line["result"]["passes"]
         assert line["result"]["cases"] >= 3
+
+
+def test_the_table_of_the_languages_is_written_from_a_run(command: list[str], tmp_path: Path) -> None:
+    assert command
+    out = tmp_path / "results.json"
+    run = [sys.executable, str(kotlin_build.ROOT / "benchmarks" / "conformance.py"), "--quick", "--json", str(out)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(run, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    results = json.loads(out.read_text(encoding="utf-8"))
+    assert [goal["what"] for goal in results["goals"] if goal["met"] != "yes"] == []
+    files = [name for goal in results["goals"] for name in re.findall(r"`(.+\.json)`", goal["what"])]
+    assert sorted(files) == sorted([*EXACT, "errors.json", "search.json", "index_v1.json"])
 
 
 @pytest.mark.parametrize("module", ["core", "ort"])

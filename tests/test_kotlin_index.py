@@ -49,7 +49,7 @@ def command() -> list[str]:
 def kotlin(command: list[str]) -> Iterator[Kotlin]:
     """A runner that obeys commands on galleries."""
     assert command
-    with Runner("gallery") as runner:
+    with Runner.of_kotlin("gallery") as runner:
         yield Kotlin(runner)
 
 
@@ -92,8 +92,8 @@ def test_the_benchmark_runs(command: list[str], tmp_path: Path) -> None:
     path = os.pathsep.join([str(ROOT / "sdk" / "python"), os.environ.get("PYTHONPATH", "")])
     subprocess.run(run, env=os.environ | {"PYTHONPATH": path}, check=True, capture_output=True, timeout=300)
     results = json.loads(out.read_text(encoding="utf-8"))
-    assert len(results["tables"]) == 3
-    assert len(results["goals"]) == 2
+    assert len(results["tables"]) == 4
+    assert len(results["goals"]) == 4
 
 
 # -- a model that is the same in both ----------------------------------------------------------------------------

@@ -37,12 +37,8 @@ internal class ManifestSection(value: Any?, val name: String) {
 
     fun choice(key: String, choices: List<String>): String {
         val chosen = text(key)
-        if (chosen !in
-            choices
-        ) {
-            throw bundleInvalid("$name.$key must be one of ${choices.joinToString()}, got '$chosen'.")
-        }
-        return chosen
+        if (chosen in choices) return chosen
+        throw bundleInvalid("$name.$key must be one of ${choices.joinToString()}, got '$chosen'.")
     }
 
     fun section(key: String): ManifestSection = ManifestSection(value[key], "$name.$key")

@@ -71,11 +71,8 @@ public data class GovernorPolicy(
         if (pausesInPowerSave && state.isPowerSave) {
             add(Pause(PauseReason.POWER_SAVE, "The device saves power; goes on when that is off."))
         }
-        if (state.thermalStatus >
-            hottest
-        ) {
-            add(Pause(PauseReason.TOO_WARM, "The device is warm; goes on when it has cooled."))
-        }
+        val isWarm = state.thermalStatus > hottest
+        if (isWarm) add(Pause(PauseReason.TOO_WARM, "The device is warm; goes on when it has cooled."))
         val touched = state.touchedMillisAgo
         if (touched != null && touched < quietMillis) add(Pause(PauseReason.IN_USE, "Lets you go first."))
     }

@@ -60,6 +60,9 @@ public class MediaStoreSource(context: Context) : PhotoSource {
             throw PhotoSkipped(SkipReason.PERMISSION_DENIED, "No permission to read $uri.", cause = error)
         } catch (error: FileNotFoundException) {
             throw PhotoSkipped(SkipReason.VANISHED, "$uri does not exist.", cause = error)
+        } catch (error: IllegalArgumentException) {
+            // What the library throws for a volume that was taken out since it was listed.
+            throw PhotoSkipped(SkipReason.READ_FAILED, "$uri is on a volume that is away.", cause = error)
         } catch (error: IOException) {
             throw PhotoSkipped(SkipReason.READ_FAILED, "$uri cannot be read (${error.message}).", cause = error)
         } catch (error: OutOfMemoryError) {

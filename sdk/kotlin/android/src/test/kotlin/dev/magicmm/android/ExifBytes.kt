@@ -46,9 +46,8 @@ private class Tiff {
     /** Writes a directory; returns where it is. */
     fun directory(entries: List<Entry>): Int {
         val places = entries.map {
-            if (it.value.size >
-                4
-            ) {
+            val isLong = it.value.size > 4
+            if (isLong) {
                 HEADER + out.size().also { _ -> out.write(it.value) }
             } else {
                 null

@@ -33,6 +33,10 @@ class FakeMediaStore : ContentProvider() {
     @Volatile
     var photos: List<FakePhoto> = emptyList()
 
+    /** A volume that was taken out: what names it is refused, as the real library does. */
+    @Volatile
+    var awayVolume: String? = null
+
     /** Called before a photo is opened. */
     @Volatile
     var beforeOpen: (FakePhoto) -> Unit = {}
@@ -59,6 +63,8 @@ class FakeMediaStore : ContentProvider() {
     ): Cursor = rows(address, columns!!) { !it.isPending }
 
     private fun rows(address: Uri, columns: Array<String>, isAsked: (FakePhoto) -> Boolean): Cursor {
+        val volume = address.pathSegments.first()
+        require(volume != awayVolume) { "Volume $volume not found" }
         val id = address.lastPathSegment?.toLongOrNull()
         val cursor = MatrixCursor(columns)
         for (photo in photos.filter { (id == null || it.id == id) && isAsked(it) }.sortedByDescending { it.id }) {

@@ -141,6 +141,14 @@ class MediaStoreSourceTest {
     }
 
     @Test
+    fun aCardTakenOutInMidSyncIsSkipped() {
+        library.awayVolume = "1234-abcd"
+        val skipped = assertThrows(PhotoSkipped::class.java) { source.load(uri(2, "1234-abcd")) }
+        assertEquals(SkipReason.READ_FAILED, skipped.reason)
+        assertTrue(SkipReason.READ_FAILED.isTransient)
+    }
+
+    @Test
     fun photosAreReadWhole() {
         val file = source.load(uri(4))
         assertArrayEquals(library.photos[3].file.readBytes(), file.data)

@@ -1,26 +1,33 @@
 package dev.magicmm.conformance
 
 import com.google.gson.JsonObject
+import dev.magicmm.Bundle
+import dev.magicmm.Embedder
 import dev.magicmm.Index
 import dev.magicmm.Model
 import dev.magicmm.Query
+import dev.magicmm.RgbImage
 import dev.magicmm.ScanMatrix
 import dev.magicmm.Segment
 import dev.magicmm.jvm.SqliteJdbc
 import dev.magicmm.openScanFile
+import dev.magicmm.ort.OrtSessions
 import dev.magicmm.scanPath
 import dev.magicmm.topK
 import java.lang.management.ManagementFactory
 import java.lang.management.MemoryType
 import java.nio.file.Paths
+import java.util.Base64
 
 /** Commands of `benchmarks/kotlin.py`; times are seconds of this process's clock. */
 internal class BenchCommands {
     private val segments = HashMap<String, Segment>()
+    private val embedders = HashMap<Pair<String, Int>, Embedder>()
 
     fun run(command: JsonObject): Any? = when (val verb = command.text("verb")) {
         "scan" -> scan(command)
         "open" -> open(command)
+        "embed" -> embed(command)
         "heap" -> mapOf("peak_bytes" to peakHeap(), "java" to System.getProperty("java.version"))
         else -> error("there is no verb $verb")
     }
@@ -47,6 +54,25 @@ internal class BenchCommands {
             }
         }
         return mapOf("seconds" to times)
+    }
+
+    /** Times one text or one decoded photo, `rounds` times; the first call of a bundle loads its graphs and does not count. */
+    private fun embed(command: JsonObject): Map<String, Any?> {
+        val (bundle, threads) = command.text("bundle") to command["threads"].asInt
+        val embedder =
+            embedders.getOrPut(bundle to threads) {
+                Embedder.open(Bundle.load(Paths.get(bundle)), OrtSessions(threads = threads))
+            }
+        val image = command.value("image")?.asJsonObject?.let(::rgbOf)
+        val call = { if (image == null) embedder.embedText(command.text("text")) else embedder.embedImage(image) }
+        val vector = call()
+        val times = List(command["rounds"].asInt) { seconds { call() } }
+        return mapOf("seconds" to times, "vector" to vector.map { it.toDouble() })
+    }
+
+    private fun rgbOf(entry: JsonObject): RgbImage {
+        val pixels = Base64.getDecoder().decode(entry.text("pixels"))
+        return RgbImage(entry["width"].asInt, entry["height"].asInt, pixels)
     }
 
     private fun segmentOf(path: String) = Index(Paths.get(path), SqliteJdbc).use { index ->

@@ -41,11 +41,8 @@ private fun write(given: Case, folder: Path): Path {
     for ((name, target) in given.textsByName("links")) {
         Files.createSymbolicLink(bundle.resolve(name), folder.fileSystem.getPath(target))
     }
-    if ("manifest_text" in
-        given
-    ) {
-        Files.write(bundle.resolve("manifest.json"), given.text("manifest_text").toByteArray())
-    }
+    val hasText = "manifest_text" in given
+    if (hasText) Files.write(bundle.resolve("manifest.json"), given.text("manifest_text").toByteArray())
     return bundle
 }
 

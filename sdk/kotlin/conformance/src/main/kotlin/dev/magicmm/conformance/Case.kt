@@ -28,12 +28,9 @@ internal class Case(private val values: Map<String, Any?>) {
     fun floats(key: String): FloatArray = list(key).map { (it as Number).toFloat() }.toFloatArray()
 
     /** The values of an object whose values are texts; nothing when the key is missing. */
-    fun textsByName(key: String): Map<String, String> = if (key in
-        this
-    ) {
-        (value(key) as Map<*, *>).entries.associate { it.key as String to it.value as String }
-    } else {
-        emptyMap()
+    fun textsByName(key: String): Map<String, String> {
+        val found = values[key] as Map<*, *>? ?: return emptyMap()
+        return found.entries.associate { it.key as String to it.value as String }
     }
 
     /** The bytes of a picture. */
