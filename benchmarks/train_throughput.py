@@ -201,6 +201,7 @@ def measure(variant: Variant, options: argparse.Namespace) -> None:
     from magicmm_training.loop.contrastive import ContrastiveObjective
     from magicmm_training.loop.engine import leave_processes
     from magicmm_training.loop.loop import train
+    from magicmm_training.loop.trainee import MagicTrainee
     from magicmm_training.recipe import Batch, Contrastive, Optimiser, Source
 
     if variant.processes:
@@ -222,7 +223,7 @@ def measure(variant: Variant, options: argparse.Namespace) -> None:
     tokenizer = PromptTokenizer(options.base / "tokenizer.json")
     objective = ContrastiveObjective(stage, [(source, Photos(variant.batch * steps))], model.config, tokenizer)
     before = _peak_bytes()
-    train(stage, objective, model, options.out, seed=0, tokenizer_from=options.base, shard=variant.shard)
+    train(stage, objective, MagicTrainee(model, options.base), options.out, seed=0, shard=variant.shard)
     facts = {"before": before, "peak": _peak_bytes()}
     path = options.out / f"memory-{os.environ.get('RANK', '0')}.json"
     path.write_text(json.dumps(facts), encoding="utf-8")

@@ -30,6 +30,7 @@ from magicmm_training.loop.contrastive import ContrastiveObjective, HardNegative
 from magicmm_training.loop.loop import Progress, train
 from magicmm_training.loop.objective import Objective
 from magicmm_training.loop.restoration import RestorationObjective
+from magicmm_training.loop.trainee import MagicTrainee
 from magicmm_training.recipe import Batch, Contrastive, Optimiser, Restoration, Source, TrainingStage
 from tiny_checkpoints import write_checkpoint
 
@@ -213,7 +214,8 @@ class Job:
             stage = restoration_stage(**self.stage)
             objective = restoration(base, stage, *sets)
         out, model = Path(self.out), load(base, dtype=torch.bfloat16 if self.half else None)
-        return train(stage, objective, model, out, seed=3, tokenizer_from=base, shard=self.shard, progress=progress)
+        trainee = MagicTrainee(model, base)
+        return train(stage, objective, trainee, out, seed=3, shard=self.shard, progress=progress)
 
 
 def start(jobs: Sequence[Job], processes: int = 1) -> subprocess.CompletedProcess[str]:
@@ -233,7 +235,7 @@ def start(jobs: Sequence[Job], processes: int = 1) -> subprocess.CompletedProces
 def run(base: Path, stage: TrainingStage, objective: Objective, out: Path, **options: Any) -> Path:
     """Train the checkpoint `base` and return the new one."""
     model = options.pop("model", None) or load(base)
-    return train(stage, objective, model, out, **{"seed": 3, "tokenizer_from": base, **options})
+    return train(stage, objective, MagicTrainee(model, base), out, **{"seed": 3, **options})
 
 
 def same_but_for_rounding(first: Path, second: Path) -> bool:

@@ -24,7 +24,15 @@ if TYPE_CHECKING:
     from magicmm_training.entries import ConversationSet, PairSet
     from magicmm_training.recipe import Benchmark, Recipe, Source, Stage
 
-REVISIONS = {"restoration": 1, "contrastive": 1, "mining": 1, "judge": 1, "reranker": 1, "evaluation": 1}
+REVISIONS = {
+    "restoration": 1,
+    "contrastive": 1,
+    "distillation": 1,
+    "mining": 1,
+    "judge": 1,
+    "reranker": 1,
+    "evaluation": 1,
+}
 """Raised when the code of a kind of stage gives other results: then old ones are not taken for new."""
 KEY_DIGITS = 16
 _UNIMPORTANT = {"name", "data", "save_every", "max_bad_share", "known_hours", "benchmarks"}
@@ -129,7 +137,8 @@ def base_fingerprint(folder: Path) -> str:
     Raises:
         MagicError: `source_unavailable` when the folder holds no checkpoint.
     """
-    files = sorted([*folder.glob("*.safetensors"), *folder.glob("config.json"), *folder.glob("tokenizer.json")])
+    small = ("config.json", "tokenizer.json", "concepts.json")
+    files = sorted([*folder.glob("*.safetensors"), *(folder / name for name in small if (folder / name).exists())])
     if not any(path.suffix == ".safetensors" for path in files):
         raise MagicError(
             ErrorCode.SOURCE_UNAVAILABLE,

@@ -18,7 +18,7 @@ from magicmm.errors import ErrorCode, MagicError
 from magicmm_training.chain_keys import OpenData
 from magicmm_training.loop.logs import read_log
 from magicmm_training.loop.loop import train
-from magicmm_training.recipe import Contrastive, Recipe, Reranker, Restoration, TrainingStage
+from magicmm_training.recipe import Contrastive, Distillation, Recipe, Reranker, Restoration, TrainingStage
 from magicmm_training.storage import write_aside
 
 if TYPE_CHECKING:
@@ -119,8 +119,11 @@ def run_job(job: Job, data: OpenData | None = None, progress: Progress | None = 
     from magicmm_model.checkpoint import Checkpoint
     from magicmm_model.loading import load_model
     from magicmm_model.tokenizer import PromptTokenizer
+    from magicmm_training.loop.trainee import MagicTrainee
 
     stage, model = job.options(), job.recipe.model
+    if isinstance(stage, Distillation):
+        return _distil(job, stage, progress)
     start = Checkpoint.open(job.start)
     loaded = load_model(
         start,
@@ -135,16 +138,33 @@ def run_job(job: Job, data: OpenData | None = None, progress: Progress | None = 
     checkpoint = train(
         plain,
         objective,
-        loaded,
+        MagicTrainee(loaded, job.start),
         job.folder,
         seed=job.recipe.seed,
-        tokenizer_from=job.start,
         shard=job.shard,
         progress=progress,
     )
     del loaded, objective
     gc.collect()  # modules and their hooks hold each other
     return checkpoint
+
+
+def _distil(job: Job, stage: Distillation, progress: Progress | None) -> Path:
+    """Train the built-in model."""
+    from tokenizers import Tokenizer
+
+    from magicmm_model.nano.storing import TOKENIZER, load_concepts, load_nano
+    from magicmm_training.nano.distillation import DistillationObjective
+    from magicmm_training.nano.trainee import NanoTrainee
+
+    model = load_nano(job.start)
+    tokenizer = Tokenizer.from_file(str(job.start / TOKENIZER))
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    objective = DistillationObjective(stage, model, tokenizer, load_concepts(job.start))
+    plain = stage.model_copy(update={"known_hours": None})
+    trainee = NanoTrainee(model, job.start)
+    return train(plain, objective, trainee, job.folder, seed=job.recipe.seed, shard=job.shard, progress=progress)
 
 
 def launch_command(job: Job, launcher: Sequence[str]) -> list[str]:

@@ -25,7 +25,16 @@ from magicmm_training.plan_samples import (
     stage_steps,
     target_length,
 )
-from magicmm_training.recipe import Contrastive, Evaluation, Judge, Mining, Reranker, Restoration, TrainingStage
+from magicmm_training.recipe import (
+    Contrastive,
+    Distillation,
+    Evaluation,
+    Judge,
+    Mining,
+    Reranker,
+    Restoration,
+    TrainingStage,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,8 +52,15 @@ def make_plan(recipe: Recipe) -> Plan:
     """Plan a recipe; nothing is written, and of the data only rows without stated number are counted.
 
     Raises:
-        MagicError: When shapes are not known (no checkpoint, no `model.size`), or the samples of a stage.
+        MagicError: When shapes are not known (no checkpoint, no `model.size`), or the samples of a stage;
+            `argument_invalid` for the built-in model.
     """
+    if any(isinstance(stage, Distillation) for stage in recipe.stages):
+        raise MagicError(
+            ErrorCode.ARGUMENT_INVALID,
+            f"{recipe.name} trains the built-in model, which takes minutes on a CPU; plans count the paper's models.",
+            f"Run it: magicmm-train run {recipe.name} --out RUN.",
+        )
     root = Path(recipe.data_root)
     config, model = _config(recipe, root)
     planner = _Planner(recipe, root, config)
@@ -76,6 +92,7 @@ class _Planner:
         self._sizes: dict[str, SourceSize] = {}
 
     def stage(self, stage: Stage) -> StagePlan:
+        assert not isinstance(stage, Distillation)  # noqa: S101 - make_plan refuses them
         if isinstance(stage, TrainingStage):
             return self._training(stage)
         if isinstance(stage, Mining):

@@ -200,6 +200,45 @@ class Contrastive(TrainingStage):
         return self
 
 
+class Maps(Strict):
+    """Made-up feature maps (nano/maps.py).
+
+    Attributes:
+        class_share: Share of maps that show a class; the others are noise.
+        gain: Least and most logit that a class gets.
+        second_share: Share of these that show a second class.
+        cutmix_share: Share of maps that have a part of another.
+    """
+
+    class_share: Share = 0.8
+    gain: tuple[float, float] = (1.0, 17.0)
+    second_share: Share = 0.3
+    cutmix_share: Share = 0.3
+
+
+class Distillation(TrainingStage):
+    """Training of the built-in model: its vectors follow its concept bank's (issue 8; nothing of the paper).
+
+    Attributes:
+        maps: What it is shown.
+        samples: Maps that count as one epoch.
+        composed_share: Share of samples with words.
+        cosine_weight: Of 1 - cosine to the teacher.
+        divergence_weight: Of KL over the concepts.
+        temperature: Of the scores in it.
+        matryoshka: Shorter lengths that take part in it.
+    """
+
+    kind: Literal["distillation"] = "distillation"
+    maps: Maps = Maps()
+    samples: Count = 65536
+    composed_share: Share = 0.35
+    cosine_weight: Annotated[float, Field(ge=0)] = 5.0
+    divergence_weight: Annotated[float, Field(ge=0)] = 1.0
+    temperature: Annotated[float, Field(gt=0)] = 0.05
+    matryoshka: tuple[Count, ...] = ()
+
+
 class Mining(Strict):
     """Global hard-negative mining: rank all candidates of a sub-data set, drop the truth, sample from a window.
 
@@ -317,7 +356,9 @@ class Evaluation(Strict):
     batch: Count = 32
 
 
-Stage = Annotated[Restoration | Contrastive | Mining | Judge | Reranker | Evaluation, Field(discriminator="kind")]
+Stage = Annotated[
+    Restoration | Contrastive | Distillation | Mining | Judge | Reranker | Evaluation, Field(discriminator="kind")
+]
 
 
 class Model(Strict):
@@ -421,6 +462,7 @@ _TRAINED = {"restoration", "contrastive"}
 _REFERENCES: dict[str, dict[str, set[str]]] = {
     "restoration": {"init": _TRAINED},
     "contrastive": {"init": _TRAINED, "negatives": {"mining", "judge"}},
+    "distillation": {"init": {"distillation"}},
     "mining": {"init": _TRAINED},
     "judge": {"init": _TRAINED},
     "reranker": {"init": _TRAINED, "judged": {"judge"}},

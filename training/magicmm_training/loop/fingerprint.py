@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from magicmm_model.model import MagicModel
+    from torch import nn
 
 
-def model_fingerprint(model: MagicModel) -> str:
+def model_fingerprint(model: nn.Module) -> str:
     """Return 32 hex digits for the configuration and all parameters of a model that is not sharded."""
     digest = hashlib.sha256(repr(model.config).encode())
     for name, parameter in model.named_parameters():

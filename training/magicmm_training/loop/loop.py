@@ -10,33 +10,23 @@ from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 import torch
 
 from magicmm.errors import ErrorCode, MagicError
-from magicmm_model.config_json import Layout
-from magicmm_model.saving import write_checkpoint
-from magicmm_model.tokenizer import PromptTokenizer
-from magicmm_training.loop.adapters import merged_tensors, train_parameters
 from magicmm_training.loop.engine import ProcessEngine
 from magicmm_training.loop.feed import FedBatch, SampleFeed
 from magicmm_training.loop.fingerprint import model_fingerprint
-from magicmm_training.loop.forward import TrainableModel
-from magicmm_training.loop.fsdp import shard_model, whole_tensors
+from magicmm_training.loop.fsdp import whole_tensors
 from magicmm_training.loop.logs import RunLogs
 from magicmm_training.loop.offending import save_offending
 from magicmm_training.loop.optimiser import build_optimiser, clip_gradients
-from magicmm_training.loop.recompute import recompute_layers
 from magicmm_training.loop.resume import RunState, differences
 from magicmm_training.loop.sampler import BatchSampler, seed_of
 from magicmm_training.loop.schedule import learning_rate, total_steps
-from magicmm_training.losses.quantised_forward import quantise_forward
 from magicmm_training.storage import write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
-    from torch import Tensor
-
-    from magicmm_model.model import MagicModel
     from magicmm_training.loop.objective import Objective, StepResult
+    from magicmm_training.loop.trainee import Trainee
     from magicmm_training.recipe import TrainingStage
 
 CHECKPOINT, STATE, RESULT = "checkpoint", "state", "run.json"
@@ -54,11 +44,10 @@ class Progress(Protocol):
 def train(
     stage: TrainingStage,
     objective: Objective,
-    model: MagicModel,
+    trainee: Trainee,
     out: Path,
     *,
     seed: int,
-    tokenizer_from: Path,
     shard: bool = False,
     progress: Progress | None = None,
 ) -> Path:
@@ -71,22 +60,21 @@ def train(
     Args:
         stage: Settings.
         objective: Data and loss.
-        model: The start, whole on every process; it is changed, and of no use afterwards.
+        trainee: The start, whole on every process; its model is changed, and of no use afterwards.
         out: Folder of the run: `checkpoint/`, `log.jsonl`, `tensorboard/`, and `state/` until it is done.
         seed: Of everything random.
-        tokenizer_from: A checkpoint folder whose tokenizer goes with the result.
         shard: Shard parameters over the processes (FSDP2).
         progress: Told after each step, in the first process.
 
     Returns:
-        The checkpoint folder, in transformers' layout, adapters merged, with the head that the model came with.
+        The checkpoint folder that the trainee wrote.
 
     Raises:
         MagicError: `argument_invalid` for data that makes no batch, or a folder of another run or number of processes;
             `source_unavailable` for too many broken samples; `runtime_failed` when loss or gradient is not finite;
             `storage_failed` when something cannot be written, with the last state kept.
     """
-    run = _Run(stage, objective, model, out, seed=seed, tokenizer_from=tokenizer_from, shard=shard)
+    run = _Run(stage, objective, trainee, out, seed=seed, shard=shard)
     if not run.is_done():
         run.train(progress)
     return out / CHECKPOINT
@@ -99,36 +87,27 @@ class _Run:
         self,
         stage: TrainingStage,
         objective: Objective,
-        model: MagicModel,
+        trainee: Trainee,
         out: Path,
         *,
         seed: int,
-        tokenizer_from: Path,
         shard: bool,
     ) -> None:
         self._stage, self._objective, self._out, self._seed = stage, objective, out, seed
-        self._tokenizer_from = tokenizer_from
-        self._config = model.config
+        self._trainee = trainee
         self._identity = {
             "stage": stage.model_dump(mode="json", exclude={"save_every", "max_bad_share"}),
             "seed": seed,
             "data": objective.fingerprint,
-            "start": model_fingerprint(model),
+            "start": model_fingerprint(trainee.model),
         }
-        dtype = torch.bfloat16 if stage.dtype == "bfloat16" else torch.float32
         torch.manual_seed(seed_of(seed, "adapters"))
-        train_parameters(model, stage.lora, dtype)
-        if stage.quantised_forward is not None:
-            quantise_forward(model, stage.quantised_forward)
-        if stage.gradient_checkpointing:
-            recompute_layers(model)
-        context = PromptTokenizer(tokenizer_from / "tokenizer.json").special.context
-        self._model = TrainableModel(model, context, None if dtype == torch.float32 else dtype).train()
+        self._model = trainee.prepare(stage).train()
         self._engine = ProcessEngine(self._model, sharded=shard)
         self._model.to(self._engine.device)
         self._engine.share_first(self._model)
         if shard:
-            shard_model(self._model, dtype, self._engine.device)
+            trainee.shard(self._model, self._engine.device)
         self._optimiser = build_optimiser(self._model, stage.optimiser)
         batch = stage.batch.per_device * self._engine.processes
         sampler = BatchSampler(objective.spans, batch, single_source=stage.batch.single_source, seed=seed)
@@ -219,11 +198,12 @@ class _Run:
 
     def _finish(self) -> None:
         """Write the checkpoint; then the states are of no use any more."""
-        tensors = whole_tensors(self._model.model, keep=self._engine.rank == 0)
+        tensors = whole_tensors(self._trainee.model, keep=self._engine.rank == 0)
         problem = None
         if self._engine.rank == 0:
             try:
-                self._write(merged_tensors(tensors, self._stage.lora))
+                write_whole(self._out / RESULT, json.dumps(self._identity, indent=1) + "\n")
+                self._trainee.write(tensors, self._out / CHECKPOINT)
             except MagicError as error:
                 problem = error.args
             except OSError as error:
@@ -234,14 +214,3 @@ class _Run:
             raise MagicError(*problem)
         self._state.remove()
         self._engine.wait()
-
-    def _write(self, tensors: Mapping[str, Tensor]) -> None:
-        write_whole(self._out / RESULT, json.dumps(self._identity, indent=1) + "\n")
-        write_checkpoint(
-            self._out / CHECKPOINT,
-            self._config,
-            Layout.HF,
-            tensors.__getitem__,
-            lambda name: tensors[name].dtype,
-            companions=self._tokenizer_from,
-        )

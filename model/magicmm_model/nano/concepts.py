@@ -1,0 +1,29 @@
+"""Local ConSE: the concept bank, teacher of the model and part of its photo vectors (decision 0003)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+CELL_SHARE = 0.7
+GLOBAL_WEIGHT = 0.5
+KEPT = 10
+
+
+class ConceptBank(nn.Module):
+    """Chances of classes at the places of a map, and in all of it, weigh the vectors of the classes' names."""
+
+    def __init__(self, classes: int, width: int) -> None:
+        """Allocate; nothing of it is trained."""
+        super().__init__()
+        self.register_buffer("vectors", torch.zeros(classes, width))
+
+    vectors: Tensor
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Return unit vectors [b, width] for the logits of cells [b, cells, classes]."""
+        mean = logits.mean(1, keepdim=True)
+        local = (CELL_SHARE * logits + (1 - CELL_SHARE) * mean).softmax(-1).mean(1)
+        best, classes = (local + GLOBAL_WEIGHT * mean.squeeze(1).softmax(-1)).topk(KEPT, -1)
+        return functional.normalize((best.sqrt()[..., None] * self.vectors[classes]).sum(1), dim=-1)

@@ -1,0 +1,66 @@
+"""Shapes of the built-in model."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from magicmm.errors import ErrorCode, MagicError
+
+MODEL_TYPE = "magicmm_nano"
+
+
+@dataclass(frozen=True, slots=True)
+class NanoConfig:
+    """Shapes and constants.
+
+    Attributes:
+        channels: Of the feature map.
+        cells: Visual tokens after the compression (a 4 x 4 grid), without the global one.
+        classes: Of the classifier that the connector's hidden layer starts as.
+        kept: Classes that a visual token is mixed from.
+        local_share: Part of a visual token that is its own cell; the rest is the mean of all cells.
+        vocab: Token rows.
+        positions: Longest sequence, visual tokens counted.
+        width: Of the encoder, and length of vectors.
+        layers: Of the encoder.
+        heads: Of attention.
+        inner: Width inside feed-forward blocks.
+        rank: Of the adapters.
+        matryoshka: Shorter lengths that vectors may be cut to.
+    """
+
+    channels: int = 1280
+    cells: int = 16
+    classes: int = 1000
+    kept: int = 16
+    local_share: float = 0.5
+    vocab: int = 30522
+    positions: int = 512
+    width: int = 384
+    layers: int = 6
+    heads: int = 12
+    inner: int = 1536
+    rank: int = 16
+    matryoshka: tuple[int, ...] = (256, 128)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `config.json` says."""
+        return {"model_type": MODEL_TYPE, **asdict(self), "matryoshka": list(self.matryoshka)}
+
+    @classmethod
+    def from_json(cls, facts: dict[str, Any]) -> NanoConfig:
+        """Read what `to_json` wrote.
+
+        Raises:
+            MagicError: `checkpoint_invalid` for anything else.
+        """
+        names = {field.name for field in fields(cls)}
+        if facts.get("model_type") != MODEL_TYPE or set(facts) - {"model_type"} != names:
+            raise MagicError(
+                ErrorCode.CHECKPOINT_INVALID,
+                f"The configuration is not one of {MODEL_TYPE}.",
+                "Give a folder that `python -m magicmm_export.nano.base` or training wrote.",
+            )
+        values = {name: facts[name] for name in names}
+        return cls(**{**values, "matryoshka": tuple(facts["matryoshka"])})

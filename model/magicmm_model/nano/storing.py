@@ -1,0 +1,107 @@
+"""Checkpoints of the built-in model: `config.json`, `model.safetensors`, `tokenizer.json`, `concepts.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from magicmm.errors import ErrorCode, MagicError
+from magicmm_model.nano.config import NanoConfig
+from magicmm_model.nano.model import NanoModel
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+CONFIG, WEIGHTS, TOKENIZER, CONCEPTS = "config.json", "model.safetensors", "tokenizer.json", "concepts.json"
+COMPANIONS = (TOKENIZER, CONCEPTS)
+"""Files that follow a checkpoint."""
+_REMEDY = "Write it again: python -m magicmm_export.nano.base FOLDER."
+
+
+def is_nano(folder: Path) -> bool:
+    """Say whether a folder holds a checkpoint of the built-in model, as far as its configuration tells."""
+    try:
+        return "magicmm_nano" in json.loads((folder / CONFIG).read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def load_nano(folder: Path | str) -> NanoModel:
+    """Load a checkpoint, float32.
+
+    Raises:
+        MagicError: `checkpoint_invalid` when it is missing, broken, or its tensors do not fit its configuration.
+    """
+    folder = Path(folder)
+    try:
+        config = NanoConfig.from_json(json.loads((folder / CONFIG).read_text(encoding="utf-8")))
+        tensors = load_file(folder / WEIGHTS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise MagicError(ErrorCode.CHECKPOINT_INVALID, f"{folder} cannot be read: {error}.", _REMEDY) from None
+    with torch.device("meta"):
+        model = NanoModel(config)
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    if wanted != found:
+        differing = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+        raise MagicError(
+            ErrorCode.CHECKPOINT_INVALID,
+            f"{folder / WEIGHTS} does not fit its configuration: {', '.join(differing[:5])}"
+            f"{' and more' if len(differing) > 5 else ''}.",
+            _REMEDY,
+        )
+    model.load_state_dict(tensors, assign=True)
+    return model.float()
+
+
+def load_concepts(folder: Path | str) -> list[list[str]]:
+    """Return the words for each class of a checkpoint: its names, and a description where there is one.
+
+    Raises:
+        MagicError: `checkpoint_invalid`.
+    """
+    path = Path(folder) / CONCEPTS
+    try:
+        return [[str(text) for text in texts] for texts in json.loads(path.read_text(encoding="utf-8"))]
+    except (OSError, ValueError, TypeError) as error:
+        raise MagicError(ErrorCode.CHECKPOINT_INVALID, f"{path} cannot be read: {error}.", _REMEDY) from None
+
+
+def save_nano(tensors: Mapping[str, Tensor], config: NanoConfig, target: Path | str, companions: Path) -> None:
+    """Write a checkpoint; the folder appears complete or not at all.
+
+    Args:
+        tensors: The state of a `NanoModel`.
+        config: Its shapes.
+        target: A folder that does not exist yet.
+        companions: A folder whose `COMPANIONS` are copied.
+
+    Raises:
+        MagicError: `argument_invalid` when the target exists; `storage_failed` when it cannot be written.
+    """
+    target = Path(target)
+    if target.exists():
+        raise MagicError(ErrorCode.ARGUMENT_INVALID, f"{target} exists already.", "Choose a new folder.")
+    staged = target.with_name(f"{target.name}.partial-{os.getpid()}")
+    try:
+        staged.mkdir(parents=True)
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, staged / WEIGHTS)
+        (staged / CONFIG).write_text(json.dumps(config.to_json(), indent=1) + "\n", encoding="utf-8")
+        for name in COMPANIONS:
+            shutil.copyfile(companions / name, staged / name)
+        staged.rename(target)
+    except (OSError, SafetensorError) as error:
+        raise MagicError(
+            ErrorCode.STORAGE_FAILED, f"{target} cannot be written: {error}.", "Free some space, or choose a folder."
+        ) from None
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)

@@ -1,0 +1,50 @@
+"""A checkpoint of the built-in model's shape with few numbers in it, for tests."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from magicmm_model.nano.config import NanoConfig
+from magicmm_model.nano.model import NanoModel
+from magicmm_model.nano.storing import CONCEPTS, TOKENIZER, save_nano
+
+TINY = NanoConfig(
+    channels=24,
+    classes=12,
+    kept=3,
+    vocab=110,
+    positions=48,
+    width=16,
+    layers=2,
+    heads=4,
+    inner=32,
+    rank=2,
+    matryoshka=(8,),
+)
+NAMES = [["red", "a red photo"], *([name] for name in ("green", "blue", "white", "black", "yellow", "photo", "a"))]
+NAMES += [["a green photo"], ["a blue photo"], ["a white photo"], ["a black photo"]]
+
+
+def tiny_nano() -> NanoModel:
+    """Return a model whose weights are random, adapters zero, and whose bank holds unit vectors."""
+    torch.manual_seed(0)
+    model = NanoModel(TINY).eval()
+    model.bank.vectors.copy_(torch.nn.functional.normalize(torch.randn(TINY.classes, TINY.width), dim=-1))
+    with torch.no_grad():
+        model.connector.classifier.weight.normal_()
+        model.connector.table.normal_()
+    return model
+
+
+def tiny_nano_checkpoint(folder: Path) -> Path:
+    """Write such a model with the tiny WordPiece tokenizer of the vectors."""
+    companions = folder.with_name(folder.name + "-files")
+    companions.mkdir()
+    shutil.copyfile(Path(__file__).parent / "vectors" / "tiny_tokenizer.json", companions / TOKENIZER)
+    (companions / CONCEPTS).write_text(json.dumps(NAMES), encoding="utf-8")
+    save_nano(tiny_nano().state_dict(), TINY, folder, companions)
+    return folder

@@ -1,0 +1,1 @@
+"""Training of the built-in model: distillation from its concept bank on made-up feature maps (issue 8)."""

@@ -1,0 +1,135 @@
+"""The objective of the built-in model: its vectors of made-up maps, alone or with words, follow the concept bank's."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from magicmm_model.nano.model import CLS, PAD, SEP
+from magicmm_training.loop.objective import SourceSpan, StepResult
+from magicmm_training.nano.maps import Floats, MapMaker
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tokenizers import Tokenizer
+
+    from magicmm_model.nano.model import NanoModel
+    from magicmm_training.loop.objective import Engine
+    from magicmm_training.recipe import Distillation
+
+MAPS = "maps"
+"""Name of the only data set."""
+_TEMPLATES = ("{}", "a photo of {}", "with {}", "in front of {}", "next to {}", "on {}", "the same at {}")
+"""Words around the name of a class that a composed query asks for."""
+
+
+@dataclass(frozen=True, slots=True)
+class MapSample:
+    """A map to embed, words to embed with it, and the map whose vector is wanted.
+
+    Attributes:
+        cells: float32 [cells, channels].
+        ids: [CLS], [SEP] and, for a composed sample, the words and [SEP].
+        wanted: float32 [cells, channels]; the same as `cells` without words.
+    """
+
+    cells: Floats
+    ids: tuple[int, ...]
+    wanted: Floats
+
+
+class DistillationObjective:
+    """Cosine and KL over the concepts, between the model's vectors and the concept bank's.
+
+    A composed sample shows an object and says the name of a place; wanted is the vector of the object in that place.
+
+    Attributes:
+        fingerprint: Of settings and words.
+    """
+
+    def __init__(
+        self, stage: Distillation, model: NanoModel, tokenizer: Tokenizer, concepts: Sequence[Sequence[str]]
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            stage: Settings.
+            model: What is trained: its classifier makes the maps, its bank labels them.
+            tokenizer: Its tokenizer, without padding and truncation.
+            concepts: Words for each class.
+        """
+        self._stage, self._concepts = stage, concepts
+        self._tokenizer = tokenizer
+        self._maps = MapMaker(model.connector.classifier.weight.detach().cpu().numpy(), stage.maps)
+        self._model = model
+        facts = (stage.maps.model_dump(), stage.composed_share, stage.samples, [list(words) for words in concepts])
+        self.fingerprint = hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
+
+    @property
+    def spans(self) -> Sequence[SourceSpan]:
+        """One data set, as long as the recipe says; its samples are drawn anew each time."""
+        return (SourceSpan(MAPS, 0, self._stage.samples),)
+
+    def __len__(self) -> int:
+        """Return how many samples count as one epoch."""
+        return self._stage.samples
+
+    def sample(self, place: int, seed: int) -> MapSample:
+        """Make a sample."""
+        rng = np.random.default_rng((place, seed))
+        if rng.random() >= self._stage.composed_share:
+            cells = self._maps.scene(rng).cells
+            return MapSample(cells, (CLS, SEP), cells)
+        thing, place_of, both = self._maps.object_in(rng)
+        words = self._concepts[place_of.classes[0]]
+        text = _TEMPLATES[int(rng.integers(len(_TEMPLATES)))].format(words[int(rng.integers(len(words)))])
+        ids = self._tokenizer.encode(text, add_special_tokens=False).ids[: self._stage.max_tokens]
+        return MapSample(thing.cells, (CLS, SEP, *ids, SEP), both.cells)
+
+    def step(self, model: nn.Module, samples: Sequence[MapSample], engine: Engine) -> StepResult:
+        """Embed photos and composed samples apart (the latter are longer), and follow the teacher."""
+        device = next(model.parameters()).device
+        alone = [one for one in samples if len(one.ids) == 2]
+        composed = [one for one in samples if len(one.ids) > 2]
+        total, counters = 0.0, {}
+        groups = [(name, group) for name, group in (("photo", alone), ("composed", composed)) if group]
+        for number, (name, group) in enumerate(groups):
+            loss, cosine = self._loss(model, group, device)
+            share = len(group) / len(samples)
+            engine.backward(loss * share, last=number == len(groups) - 1)
+            total += float(loss.detach()) * share
+            counters[f"{name}_cosine"] = float(cosine)
+        mean = engine.gather(torch.tensor(total, device=device)).mean()
+        return StepResult(float(mean), counters)
+
+    def _loss(self, model: nn.Module, group: Sequence[MapSample], device: torch.device) -> tuple[Tensor, Tensor]:
+        cells = torch.from_numpy(np.stack([one.cells for one in group])).to(device)
+        ids = torch.full((len(group), max(len(one.ids) for one in group)), PAD, device=device)
+        mask = torch.zeros_like(ids)
+        for row, one in enumerate(group):
+            ids[row, : len(one.ids)] = torch.tensor(one.ids)
+            mask[row, : len(one.ids)] = 1
+        with torch.no_grad():
+            wanted = self._model.teacher(torch.from_numpy(np.stack([one.wanted for one in group])).to(device))
+        found = model(ids=ids, mask=mask, cells=cells)
+        cosine = (found * wanted).sum(-1).mean()
+        loss = self._stage.cosine_weight * (1 - cosine)
+        for length in (found.shape[-1], *self._stage.matryoshka):
+            loss = loss + self._stage.divergence_weight * self._divergence(found, wanted, length)
+        return loss, cosine.detach()
+
+    def _divergence(self, found: Tensor, wanted: Tensor, length: int) -> Tensor:
+        """KL(teacher || model) over the concepts, with vectors cut to a length."""
+        bank = functional.normalize(self._model.bank.vectors[:, :length], dim=-1)
+        scores, target = (
+            functional.normalize(vectors[:, :length], dim=-1) @ bank.T / self._stage.temperature
+            for vectors in (found, wanted)
+        )
+        return functional.kl_div(scores.log_softmax(-1), target.log_softmax(-1), reduction="batchmean", log_target=True)
