@@ -1,4 +1,7 @@
-"""How well the built-in model finds pictures by caption, what int8 costs, how fast and how large it is.
+"""How well the built-in model finds pictures by words, what int8 costs, how fast and how large it is.
+
+Photos and queries of `photo_sets.py`: "held out" is what the model is judged on, "development" what settings may be
+compared on. A query counts as answered at k when any photo that it fits is among the first k.
 
 The pictures are those of the Debian package `tuxpaint-stamps-default` (GPL-2, 161 MB), fetched into build/tuxpaint once
 and used for nothing but this evaluation. Of its stamps those count that have a caption and are neither symbols
@@ -14,14 +17,17 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from magicmm.embedder import Embedder
 from magicmm.quantise import quantise
+from photo_sets import PhotoSet, photo_set
 from report import ROOT, Report, parser, race
 
 STAMPS = ROOT / "build" / "tuxpaint"
@@ -31,6 +37,7 @@ MOST_BYTES = 32_000_000
 REFERENCE_RECALL = (0.265, 0.447, 0.512)
 """R@1, R@5, R@10 of untrained ConSE on these stamps, measured before this project began."""
 KS = (1, 5, 10)
+BOOTSTRAPS = 10_000
 QUERY = "a brown dog on the beach"  # eight tokens with [CLS] and [SEP]
 
 Array = NDArray[np.float32]
@@ -46,6 +53,8 @@ def main() -> int:
     reference = Embedder.open(options.reference, threads=1) if options.reference.exists() else None
     report = Report("nano_quality", options)
     measure_quality(report, stamps, shipped, reference)
+    for name in ("held_out", "development"):
+        measure_photos(report, photo_set(name), shipped, reference, 20 if options.quick else None)
     measure_speed(report, stamps[0][0], shipped, reference, rounds=2 if options.quick else 60)
     size = shipped.bundle.total_bytes
     report.goal("size of the bundle", f"<= {MOST_BYTES / 1e6:.0f} MB", f"{size / 1e6:.1f} MB", size <= MOST_BYTES)
@@ -111,6 +120,41 @@ def measure_quality(
         f"{recall:.3f}",
         recall >= REFERENCE_RECALL[1] - 2 * error,
     )
+
+
+def measure_photos(
+    report: Report, found: PhotoSet, shipped: Embedder, reference: Embedder | None, most: int | None
+) -> None:
+    """Rank all photos of a set for every query; the spread is that of a mean over queries (bootstrap, 95 %)."""
+    queries = found.queries[:most]
+    models = {"int8": shipped} | ({} if reference is None else {"float32": reference})
+    rows = []
+    for name, model in models.items():
+        asked = np.stack([model.embed_text(text) for text, _ in queries])
+        held = np.stack([model.embed_image(path) for path in found.photos])
+        ranks, precision = ranked(asked @ held.T, [right for _, right in queries])
+        cells = [_spread(ranks < k) for k in KS]
+        rows.append([name, *cells, _spread(precision)])
+    title = f"{found.name.replace('_', ' ')}: queries -> photos, {len(queries)} queries, {len(found.photos)} photos"
+    report.table(title, ["model", *(f"R@{k}" for k in KS), "mAP"], rows)
+
+
+def ranked(scores: Array, right: Sequence[Sequence[int]]) -> tuple[NDArray[np.int64], Array]:
+    """Return, for each query, the rank of its first right photo (from 0), and its average precision."""
+    first, precision = [], []
+    for row, places in zip(scores, right, strict=True):
+        order = np.argsort(-row, kind="stable")
+        ranks = np.flatnonzero(np.isin(order, places))
+        first.append(ranks[0])
+        precision.append(np.mean((np.arange(len(ranks)) + 1) / (ranks + 1)))
+    return np.array(first), np.array(precision, np.float32)
+
+
+def _spread(values: NDArray[Any]) -> str:
+    rng = np.random.default_rng(0)
+    means = values[rng.integers(len(values), size=(BOOTSTRAPS, len(values)))].mean(1)
+    low, high = np.quantile(means, [0.025, 0.975])
+    return f"{values.mean():.3f} ({low:.3f} to {high:.3f})"
 
 
 def encode(embedder: Embedder, stamps: list[tuple[Path, str]]) -> tuple[Array, Array]:
