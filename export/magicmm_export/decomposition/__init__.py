@@ -5,7 +5,6 @@ Built from a loaded `MagicModel`, whose parameters they share: several lengths o
 
 from magicmm_export.decomposition.language import LanguageBlocks
 from magicmm_export.decomposition.norms import Norms
-from magicmm_export.decomposition.tokens import TokenTable
 from magicmm_export.decomposition.vision import VisionEncoder
 
-__all__ = ["LanguageBlocks", "Norms", "TokenTable", "VisionEncoder"]
+__all__ = ["LanguageBlocks", "Norms", "VisionEncoder"]
