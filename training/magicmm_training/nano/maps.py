@@ -60,10 +60,10 @@ class MapMaker:
     def object_in(self, rng: np.random.Generator) -> tuple[Scene, Scene, Scene]:
         """Return an object, a scene, and the object in that scene.
 
-        Both show a class; the object covers some cells of the scene.
+        Both show a class. The object covers up to 3 x 3 cells: of a scene that it hides nothing can be asked.
         """
         thing, place = (self._with_class(rng, _noise(rng, self._directions.shape[1])) for _ in range(2))
-        return thing, place, paste(place, thing, _rectangle(rng))
+        return thing, place, paste(place, thing, _rectangle(rng, most=GRID - 1))
 
     def _plain(self, rng: np.random.Generator) -> Scene:
         cells = _noise(rng, self._directions.shape[1])
@@ -93,7 +93,7 @@ class MapMaker:
 
 
 def paste(below: Scene, above: Scene, inside: NDArray[np.bool_]) -> Scene:
-    """Return a map whose cells inside come from another one; a mirrored copy of that half of the time is its own."""
+    """Return a map whose cells inside come from another one."""
     return Scene(np.where(inside[:, None], above.cells, below.cells), (*above.classes, *below.classes))
 
 
@@ -104,12 +104,10 @@ def _noise(rng: np.random.Generator, channels: int) -> Floats:
     return np.clip(np.maximum(_SHARED * shared + _OWN * own, 0) * contrast, 0, CEILING)
 
 
-def _rectangle(rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Return which cells lie in a random rectangle: [16]."""
-    sides = [np.sort(rng.integers(0, GRID + 1, 2)) for _ in range(2)]
+def _rectangle(rng: np.random.Generator, most: int = GRID) -> NDArray[np.bool_]:
+    """Return which cells lie in a random rectangle of up to `most` cells a side: [16]."""
     inside = np.zeros((GRID, GRID), np.bool_)
-    (top, bottom), (left, right) = (
-        (low, max(high, low + 1)) if low < GRID else (GRID - 1, GRID) for low, high in sides
-    )
-    inside[top:bottom, left:right] = True
+    height, width = (int(side) for side in rng.integers(1, most + 1, 2))
+    top, left = (int(rng.integers(0, GRID - side + 1)) for side in (height, width))
+    inside[top : top + height, left : left + width] = True
     return inside.reshape(-1)
