@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections import Counter
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,7 @@ def is_expected(line: Line, case: dict[str, Any]) -> bool:
     )
 
 
+@cache
 def _cases(name: str) -> dict[str, dict[str, Any]]:
     cases = json.loads((VECTORS / name).read_text(encoding="utf-8"))["cases"]
     return {case["name"]: case for case in cases}

@@ -23,18 +23,18 @@ import onnx
 import torch
 from onnxruntime import InferenceSession, SessionOptions
 from PIL import Image
-from tokenizers import Tokenizer
 from torch.nn import functional
 
 from magicmm import Embedder
-from magicmm_model.nano.model import CLS, SEP
-from magicmm_model.nano.storing import TOKENIZER, load_nano
+from magicmm_model.nano.config import CLS, SEP
+from magicmm_model.nano.storing import TOKENIZER, load_nano, load_tokenizer
 from nano_quality import KS, REFERENCE, fetch_stamps, ranked, useful_stamps
 from photo_sets import photo_set
 from report import CACHE, Report, parser
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from tokenizers import Tokenizer
     from torch import Tensor
 
     from magicmm_model.nano.model import NanoModel
@@ -107,10 +107,8 @@ def main() -> int:
     ]
     pairs = rendered_pairs(maps, [path for path, _ in stamps], photos.photos)
     for folder in folders:
-        model, tokenizer = load_nano(folder).eval(), Tokenizer.from_file(str(folder / TOKENIZER))
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        show(report, folder.parent.name, Scorer(model, tokenizer), searches, pairs)
+        scorer = Scorer(load_nano(folder).eval(), load_tokenizer(folder / TOKENIZER))
+        show(report, folder.parent.name, scorer, searches, pairs)
     report.finish()
     return 0
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
+from safetensors.torch import save_file
 
 from magicmm_model.nano.config import NanoConfig
 from magicmm_model.nano.model import NanoModel
 from magicmm_model.nano.storing import CONCEPTS, TOKENIZER, save_nano
+
+if TYPE_CHECKING:
+    from transformers import BertModel
 
 TINY = NanoConfig(
     channels=24,
@@ -48,3 +53,22 @@ def tiny_nano_checkpoint(folder: Path) -> Path:
     (companions / CONCEPTS).write_text(json.dumps(NAMES), encoding="utf-8")
     save_nano(tiny_nano().state_dict(), TINY, folder, companions)
     return folder
+
+
+def tiny_bert(path: Path) -> BertModel:
+    """Return a random model of transformers with the same shapes, and write its weights to a safetensors file."""
+    from transformers import BertConfig, BertModel
+
+    torch.manual_seed(5)
+    config = BertConfig(
+        vocab_size=TINY.vocab,
+        hidden_size=TINY.width,
+        num_hidden_layers=TINY.layers,
+        num_attention_heads=TINY.heads,
+        intermediate_size=TINY.inner,
+        max_position_embeddings=TINY.positions,
+        attn_implementation="eager",
+    )
+    bert = BertModel(config, add_pooling_layer=False).eval()
+    save_file({name: tensor.contiguous() for name, tensor in bert.state_dict().items()}, path)
+    return bert

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from magicmm.errors import ErrorCode, MagicError
 from magicmm_model.checkpoint import Checkpoint
+from magicmm_model.checkpoint_folder import whole_checkpoint
 from magicmm_model.config_json import IMAGE_TOKEN_ID, config_json
 from magicmm_model.naming import stored_names, tensor_shapes
 
@@ -111,12 +109,7 @@ def write_checkpoint(
     Raises:
         MagicError: `argument_invalid` when the target exists; `storage_failed` when it cannot be written.
     """
-    target = Path(target)
-    if target.exists():
-        raise MagicError(ErrorCode.ARGUMENT_INVALID, f"{target} exists already.", "Choose a new folder.")
-    staged = target.with_name(f"{target.name}.partial-{os.getpid()}")
-    try:
-        staged.mkdir(parents=True)
+    with whole_checkpoint(Path(target)) as staged:
         _write_shards(staged, config, layout, read, dtype, shard_bytes, progress)
         for name in COMPANIONS:
             if companions is not None and (companions / name).is_file():
@@ -124,20 +117,6 @@ def write_checkpoint(
         stored_type = str(dtype("language.embed_tokens.weight")).removeprefix("torch.")
         data = config_json(config, layout, stored_type, _image_token_id(staged / "tokenizer.json"))
         (staged / "config.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-        mode = (staged / "config.json").stat().st_mode
-        for path in staged.iterdir():
-            path.chmod(mode)  # the library writes shards for their owner only
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-        staged.rename(target)
-    except (OSError, SafetensorError) as error:
-        raise MagicError(
-            ErrorCode.STORAGE_FAILED,
-            f"{target} cannot be written: {getattr(error, 'strerror', None) or error}.",
-            "Free some space or choose another folder.",
-        ) from None
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)
 
 
 def _write_shards(

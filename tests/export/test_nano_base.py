@@ -6,30 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from tokenizers import Tokenizer
-from transformers import BertConfig, BertModel
 
 from magicmm_export.nano.base import read_encoder, soft_words, text_encoder
 from magicmm_export.nano.concepts import Concept
-from tiny_nano import TINY, tiny_nano
+from tiny_nano import tiny_bert, tiny_nano
 
 TOKENIZER = Path(__file__).parents[1] / "vectors" / "tiny_tokenizer.json"
 
 
 def test_the_encoder_is_that_of_the_file(tmp_path: Path) -> None:
-    torch.manual_seed(5)
-    config = BertConfig(
-        vocab_size=TINY.vocab,
-        hidden_size=TINY.width,
-        num_hidden_layers=TINY.layers,
-        num_attention_heads=TINY.heads,
-        intermediate_size=TINY.inner,
-        max_position_embeddings=TINY.positions,
-        attn_implementation="eager",
-    )
-    bert = BertModel(config, add_pooling_layer=False).eval()
-    save_file({name: tensor.contiguous() for name, tensor in bert.state_dict().items()}, tmp_path / "bert.safetensors")
+    bert = tiny_bert(tmp_path / "bert.safetensors")
     model, tokenizer = tiny_nano(), Tokenizer.from_file(str(TOKENIZER))
     adapters = {name: value.clone() for name, value in model.state_dict().items() if name.endswith((".up", ".down"))}
     read_encoder(model, tmp_path / "bert.safetensors")

@@ -13,9 +13,10 @@ from safetensors.torch import load_file, save_file
 from torch.nn import functional
 
 from magicmm.errors import ErrorCode, MagicError
-from magicmm_model.nano.concepts import CELL_SHARE, GLOBAL_WEIGHT, ConceptBank
-from magicmm_model.nano.config import NanoConfig
-from magicmm_model.nano.model import CLS, SEP, NanoModel
+from magicmm_export.nano.base import read_encoder
+from magicmm_model.nano.concepts import ConceptBank
+from magicmm_model.nano.config import CELL_SHARE, CLS, GLOBAL_WEIGHT, SEP, NanoConfig
+from magicmm_model.nano.model import NanoModel
 from magicmm_model.nano.storing import (
     CONCEPTS,
     CONFIG,
@@ -26,18 +27,7 @@ from magicmm_model.nano.storing import (
     load_nano,
     save_nano,
 )
-from tiny_nano import NAMES, TINY, tiny_nano, tiny_nano_checkpoint
-
-LAYER = {
-    "attention.self.query": "query.base",
-    "attention.self.key": "key.base",
-    "attention.self.value": "value.base",
-    "attention.output.dense": "mixed.base",
-    "attention.output.LayerNorm": "attention_norm",
-    "intermediate.dense": "inner.base",
-    "output.dense": "outer.base",
-    "output.LayerNorm": "norm",
-}
+from tiny_nano import NAMES, TINY, tiny_bert, tiny_nano, tiny_nano_checkpoint
 
 
 @pytest.fixture
@@ -62,32 +52,10 @@ def train_adapters_a_bit(model: NanoModel) -> None:
 
 
 @torch.inference_mode()
-def test_texts_are_encoded_as_transformers_does(model: NanoModel) -> None:
-    from transformers import BertConfig, BertModel
-
+def test_texts_are_encoded_as_transformers_does(model: NanoModel, tmp_path: Path) -> None:
     train_adapters_a_bit(model)  # they are off without visual tokens
-    config = BertConfig(
-        vocab_size=TINY.vocab,
-        hidden_size=TINY.width,
-        num_hidden_layers=TINY.layers,
-        num_attention_heads=TINY.heads,
-        intermediate_size=TINY.inner,
-        max_position_embeddings=TINY.positions,
-        attn_implementation="eager",
-    )
-    bert = BertModel(config, add_pooling_layer=False).eval()
-    encoder = model.encoder
-    state = bert.state_dict()
-    for place in range(TINY.layers):
-        for theirs, ours in LAYER.items():
-            for kind in ("weight", "bias"):
-                source = encoder.state_dict()[f"layers.{place}.{ours}.{kind}"]
-                state[f"encoder.layer.{place}.{theirs}.{kind}"].copy_(source)
-    state["embeddings.word_embeddings.weight"].copy_(encoder.words.weight)
-    token_type = state["embeddings.token_type_embeddings.weight"][0]
-    state["embeddings.position_embeddings.weight"].copy_(encoder.positions.weight - token_type)
-    state["embeddings.LayerNorm.weight"].copy_(encoder.norm.weight)
-    state["embeddings.LayerNorm.bias"].copy_(encoder.norm.bias)
+    bert = tiny_bert(tmp_path / "bert.safetensors")
+    read_encoder(model, tmp_path / "bert.safetensors")
     ids, mask = batch(9, 4, 1)
     hidden = bert(ids, attention_mask=mask).last_hidden_state
     mean = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
@@ -183,6 +151,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert load_concepts(folder) == NAMES
     assert is_nano(folder) and not is_nano(tmp_path)
     assert {path.name for path in folder.iterdir()} == {CONFIG, WEIGHTS, TOKENIZER, CONCEPTS}
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # the weights, too, are for all to read
     with pytest.raises(MagicError) as caught:
         save_nano(model.state_dict(), TINY, folder, folder)
     assert caught.value.code is ErrorCode.ARGUMENT_INVALID

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from torch.nn import functional
 
 from magicmm.errors import ErrorCode, MagicError
-from magicmm_model.nano.model import CLS, SEP
+from magicmm_model.nano.config import CLS, SEP
 from magicmm_model.nano.storing import TOKENIZER, load_nano
 from magicmm_training.chain import ChainOptions, run_chain
 from magicmm_training.loop.logs import read_log

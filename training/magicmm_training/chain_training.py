@@ -151,16 +151,12 @@ def run_job(job: Job, data: OpenData | None = None, progress: Progress | None = 
 
 def _distil(job: Job, stage: Distillation, progress: Progress | None) -> Path:
     """Train the built-in model."""
-    from tokenizers import Tokenizer
-
-    from magicmm_model.nano.storing import TOKENIZER, load_concepts, load_nano
+    from magicmm_model.nano.storing import TOKENIZER, load_concepts, load_nano, load_tokenizer
     from magicmm_training.nano.distillation import DistillationObjective
     from magicmm_training.nano.trainee import NanoTrainee
 
     model = load_nano(job.start)
-    tokenizer = Tokenizer.from_file(str(job.start / TOKENIZER))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
+    tokenizer = load_tokenizer(job.start / TOKENIZER)
     objective = DistillationObjective(stage, model, tokenizer, load_concepts(job.start))
     plain = stage.model_copy(update={"known_hours": None})
     trainee = NanoTrainee(model, job.start)

@@ -23,8 +23,8 @@ from magicmm_export.nano import packages
 from magicmm_export.nano.concepts import Concept, concept_bank, read_concepts
 from magicmm_export.nano.efficientnet import read_network
 from magicmm_model.nano.config import NanoConfig
-from magicmm_model.nano.model import NanoModel
-from magicmm_model.nano.storing import CONCEPTS, TOKENIZER, save_nano
+from magicmm_model.nano.model import NanoModel, filled
+from magicmm_model.nano.storing import CONCEPTS, TOKENIZER, load_tokenizer, save_nano
 
 SEED = 0
 BATCH = 32
@@ -52,9 +52,7 @@ def write_base(target: Path) -> NanoModel:
 
     torch.manual_seed(SEED)  # the first matrices of the adapters
     model = NanoModel(NanoConfig()).eval()
-    tokenizer = Tokenizer.from_file(str(packages.locate(packages.TOKENIZER)))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
+    tokenizer = load_tokenizer(packages.locate(packages.TOKENIZER))
     read_encoder(model, packages.locate(packages.TEXT_WEIGHTS))
     network = read_network(read_state(packages.locate(packages.VISION_WEIGHTS)))
     concepts = read_concepts()
@@ -99,12 +97,7 @@ def text_encoder(model: NanoModel, tokenizer: Tokenizer) -> Callable[[list[str]]
         found = []
         for start in range(0, len(texts), BATCH):
             ids = [tokenizer.encode(text).ids for text in texts[start : start + BATCH]]
-            filled = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.int64)
-            mask = torch.zeros_like(filled)
-            for row, one in enumerate(ids):
-                filled[row, : len(one)] = torch.tensor(one)
-                mask[row, : len(one)] = 1
-            found.append(model(filled, mask).numpy())
+            found.append(model(*filled(ids)).numpy())
         return np.concatenate(found)
 
     return encode

@@ -12,8 +12,8 @@ from magicmm_export.bundle_writer import GoldenInput, weights_identity, write_bu
 from magicmm_export.nano.build import build_graphs
 from magicmm_export.nano.views import SPEC
 from magicmm_export.scenes import sample_scene
+from magicmm_model.nano.config import CLS, PAD, SEP
 
-CLS, SEP, PAD = 101, 102, 0
 MOST_TOKENS = 256
 """What all-MiniLM-L6-v2 was tuned for; its position table would allow 512."""
 SCHEMES = {

@@ -18,14 +18,12 @@ from magicmm_export.nano.efficientnet import CHANNELS, Network
 from magicmm_export.nano.linear import Precision, float_linear, int8_linear, quantise_rows
 from magicmm_export.nano.normalise import unit_length
 from magicmm_export.nano.packages import CLEAN_NAMES, DESCRIPTIONS, LABELS, locate
+from magicmm_model.nano.config import CELL_SHARE, GLOBAL_WEIGHT, KEPT
 
 CLASSES = 1000
 VIEWS = 3
 CELLS = 16
-CELL_SHARE = 0.7
-GLOBAL_WEIGHT = 0.5
 DESCRIPTION_WEIGHT = 0.5
-KEPT = 10
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-CELL_SHARE = 0.7
-GLOBAL_WEIGHT = 0.5
-KEPT = 10
+from magicmm_model.nano.config import CELL_SHARE, GLOBAL_WEIGHT, KEPT
 
 
 class ConceptBank(nn.Module):

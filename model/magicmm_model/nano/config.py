@@ -8,6 +8,9 @@ from typing import Any
 from magicmm.errors import ErrorCode, MagicError
 
 MODEL_TYPE = "magicmm_nano"
+CLS, SEP, PAD = 101, 102, 0
+CELL_SHARE, GLOBAL_WEIGHT, KEPT = 0.7, 0.5, 10
+"""Of the concept bank: part of a cell's logits that is its own, weight of the whole picture, concepts that count."""
 
 
 @dataclass(frozen=True, slots=True)

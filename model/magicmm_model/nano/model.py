@@ -9,13 +9,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from magicmm_model.nano.concepts import ConceptBank
+from magicmm_model.nano.config import CLS, PAD, SEP
 from magicmm_model.nano.connector import SoftWords
 from magicmm_model.nano.encoder import Adapted, Encoder
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from magicmm_model.nano.config import NanoConfig
 
-CLS, SEP, PAD = 101, 102, 0
+
+def filled(rows: Sequence[Sequence[int]], device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Return ids of different lengths as one int64 tensor, filled up on the right, and the mask of what counts."""
+    ids = torch.full((len(rows), max(map(len, rows))), PAD, device=device)
+    mask = torch.zeros_like(ids)
+    for place, row in enumerate(rows):
+        ids[place, : len(row)] = torch.tensor(row)
+        mask[place, : len(row)] = 1
+    return ids, mask
 
 
 class NanoModel(nn.Module):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +10,10 @@ from typing import TYPE_CHECKING
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
 from magicmm.errors import ErrorCode, MagicError
+from magicmm_model.checkpoint_folder import whole_checkpoint
 from magicmm_model.nano.config import NanoConfig
 from magicmm_model.nano.model import NanoModel
 
@@ -63,6 +64,21 @@ def load_nano(folder: Path | str) -> NanoModel:
     return model.float()
 
 
+def load_tokenizer(path: Path | str) -> Tokenizer:
+    """Open a `tokenizer.json`, with padding and truncation off: lengths are the caller's business.
+
+    Raises:
+        MagicError: `checkpoint_invalid`.
+    """
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises nothing more specific
+        raise MagicError(ErrorCode.CHECKPOINT_INVALID, f"{path} cannot be read: {error}.", _REMEDY) from None
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
+
+
 def load_concepts(folder: Path | str) -> list[list[str]]:
     """Return the words for each class of a checkpoint: its names, and a description where there is one.
 
@@ -88,20 +104,8 @@ def save_nano(tensors: Mapping[str, Tensor], config: NanoConfig, target: Path | 
     Raises:
         MagicError: `argument_invalid` when the target exists; `storage_failed` when it cannot be written.
     """
-    target = Path(target)
-    if target.exists():
-        raise MagicError(ErrorCode.ARGUMENT_INVALID, f"{target} exists already.", "Choose a new folder.")
-    staged = target.with_name(f"{target.name}.partial-{os.getpid()}")
-    try:
-        staged.mkdir(parents=True)
+    with whole_checkpoint(Path(target)) as staged:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, staged / WEIGHTS)
         (staged / CONFIG).write_text(json.dumps(config.to_json(), indent=1) + "\n", encoding="utf-8")
         for name in COMPANIONS:
             shutil.copyfile(companions / name, staged / name)
-        staged.rename(target)
-    except (OSError, SafetensorError) as error:
-        raise MagicError(
-            ErrorCode.STORAGE_FAILED, f"{target} cannot be written: {error}.", "Free some space, or choose a folder."
-        ) from None
-    finally:
-        shutil.rmtree(staged, ignore_errors=True)

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from magicmm_model.nano.model import CLS, PAD, SEP
+from magicmm_model.nano.config import CLS, SEP
+from magicmm_model.nano.model import filled
 from magicmm_training.loop.objective import SourceSpan, StepResult
 from magicmm_training.nano.maps import Floats, MapMaker
 
@@ -111,11 +112,7 @@ class DistillationObjective:
 
     def _loss(self, model: nn.Module, group: Sequence[MapSample], device: torch.device) -> tuple[Tensor, Tensor]:
         cells = torch.from_numpy(np.stack([one.cells for one in group])).to(device)
-        ids = torch.full((len(group), max(len(one.ids) for one in group)), PAD, device=device)
-        mask = torch.zeros_like(ids)
-        for row, one in enumerate(group):
-            ids[row, : len(one.ids)] = torch.tensor(one.ids)
-            mask[row, : len(one.ids)] = 1
+        ids, mask = filled([one.ids for one in group], device)
         with torch.no_grad():
             wanted = self._model.teacher(torch.from_numpy(np.stack([one.wanted for one in group])).to(device))
         found = model(ids=ids, mask=mask, cells=cells)
