@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from magicmm_model.nano.config import NanoConfig
 from magicmm_model.nano.model import NanoModel
-from magicmm_model.nano.storing import CONCEPTS, TOKENIZER, save_nano
+from magicmm_model.nano.storing import CONCEPTS, TOKENIZER, Words, save_nano
 
 if TYPE_CHECKING:
     from transformers import BertModel
@@ -28,10 +28,12 @@ TINY = NanoConfig(
     heads=4,
     inner=32,
     rank=2,
+    bank_kept=5,
     matryoshka=(8,),
 )
-NAMES = [["red", "a red photo"], *([name] for name in ("green", "blue", "white", "black", "yellow", "photo", "a"))]
-NAMES += [["a green photo"], ["a blue photo"], ["a white photo"], ["a black photo"]]
+_NAMES = ("green", "blue", "white", "black", "yellow", "photo", "a")
+_LONGER = ("a green photo", "a blue photo", "a white photo", "a black photo")
+WORDS = Words((("red", "a red photo"), *((name,) for name in (*_NAMES, *_LONGER))), {"a white a": (3, 4, 7)})
 
 
 def tiny_nano() -> NanoModel:
@@ -50,7 +52,7 @@ def tiny_nano_checkpoint(folder: Path) -> Path:
     companions = folder.with_name(folder.name + "-files")
     companions.mkdir()
     shutil.copyfile(Path(__file__).parent / "vectors" / "tiny_tokenizer.json", companions / TOKENIZER)
-    (companions / CONCEPTS).write_text(json.dumps(NAMES), encoding="utf-8")
+    (companions / CONCEPTS).write_text(json.dumps(WORDS.to_json()), encoding="utf-8")
     save_nano(tiny_nano().state_dict(), TINY, folder, companions)
     return folder
 

@@ -23,11 +23,11 @@ from magicmm_model.nano.storing import (
     TOKENIZER,
     WEIGHTS,
     is_nano,
-    load_concepts,
     load_nano,
+    load_words,
     save_nano,
 )
-from tiny_nano import NAMES, TINY, tiny_bert, tiny_nano, tiny_nano_checkpoint
+from tiny_nano import TINY, WORDS, tiny_bert, tiny_nano, tiny_nano_checkpoint
 
 
 @pytest.fixture
@@ -116,7 +116,7 @@ def test_soft_words_are_weighed_rows_of_the_table(model: NanoModel) -> None:
 
 def test_the_concept_bank_is_local_conse() -> None:
     rng = np.random.default_rng(0)
-    bank = ConceptBank(30, 8)
+    bank = ConceptBank(30, 8, 12, 0.7)
     rows = rng.standard_normal((30, 8)).astype(np.float32)
     bank.vectors.copy_(torch.from_numpy(rows))
     logits = (3 * rng.standard_normal((1, 16, 30))).astype(np.float32)
@@ -127,8 +127,8 @@ def test_the_concept_bank_is_local_conse() -> None:
 
     mean = logits[0].mean(0)
     chances = softmax(CELL_SHARE * logits[0] + (1 - CELL_SHARE) * mean).mean(0) + GLOBAL_WEIGHT * softmax(mean)
-    best = np.argsort(-chances)[:10]
-    wanted = np.sqrt(chances[best]) @ rows[best]
+    best = np.argsort(-chances)[:12]
+    wanted = chances[best] ** 0.7 @ rows[best]
     np.testing.assert_allclose(bank(torch.from_numpy(logits))[0], wanted / np.linalg.norm(wanted), atol=1e-6)
 
 
@@ -148,7 +148,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(tmp_path: Path) -> None:
     loaded, model = load_nano(folder), tiny_nano()
     assert loaded.config == TINY
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
-    assert load_concepts(folder) == NAMES
+    assert load_words(folder) == WORDS
     assert is_nano(folder) and not is_nano(tmp_path)
     assert {path.name for path in folder.iterdir()} == {CONFIG, WEIGHTS, TOKENIZER, CONCEPTS}
     assert len({path.stat().st_mode for path in folder.iterdir()}) == 1  # the weights, too, are for all to read
@@ -190,9 +190,14 @@ def test_a_broken_checkpoint_is_refused(tmp_path: Path, damage: str) -> None:
     assert damage not in ("missing", "shape") or "encoder.norm.bias" in str(caught.value)
 
 
-def test_concepts_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "content", [None, "{", "[]", '{"classes": [["a"]]}', '{"classes": [["a"]], "scenes": {"at sea": [1]}}']
+)
+def test_words_that_cannot_be_read_are_refused(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / CONCEPTS).write_text(content, encoding="utf-8")
     with pytest.raises(MagicError) as caught:
-        load_concepts(tmp_path)
+        load_words(tmp_path)
     assert caught.value.code is ErrorCode.CHECKPOINT_INVALID
 
 

@@ -22,7 +22,7 @@ from magicmm_training.plan import make_plan
 from magicmm_training.recipe import Batch, Distillation, Maps, Optimiser
 from magicmm_training.recipe_file import load_recipe
 from one_thread import one_thread as one_thread
-from tiny_nano import NAMES, TINY, tiny_nano, tiny_nano_checkpoint
+from tiny_nano import TINY, WORDS, tiny_nano, tiny_nano_checkpoint
 
 STEPS = 40
 
@@ -47,7 +47,7 @@ def stage(**options: object) -> Distillation:
 
 def objective(folder: Path, **options: object) -> DistillationObjective:
     tokenizer = Tokenizer.from_file(str(folder / TOKENIZER))
-    return DistillationObjective(stage(**options), load_nano(folder), tokenizer, NAMES)
+    return DistillationObjective(stage(**options), load_nano(folder), tokenizer, WORDS)
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +78,8 @@ def test_a_composed_sample_is_an_object_a_place_and_the_object_in_the_place() ->
         assert own.any()
         assert np.array_equal(both.cells[~own], place.cells[~own])
         assert both.classes == (*thing.classes, *place.classes)
+        _, place, _ = maker.object_in(np.random.default_rng(seed), (1, 4))
+        assert len(place.classes) == 2 and set(place.classes) <= {1, 4}
 
 
 def test_samples_depend_on_place_and_seed_alone(base: Path) -> None:
@@ -93,6 +95,15 @@ def test_samples_depend_on_place_and_seed_alone(base: Path) -> None:
         assert np.array_equal(one.cells, one.wanted) == (len(one.ids) == 2)
         seen.add(len(one.ids) > 2)
     assert seen == {True, False}
+
+
+def test_words_of_a_composed_sample_name_a_class_or_a_scene(base: Path) -> None:
+    (scene,) = WORDS.scenes
+    ids = Tokenizer.from_file(str(base / TOKENIZER)).encode(scene, add_special_tokens=False).ids
+    for share in (0.0, 1.0):
+        made = objective(base, composed_share=1.0, scene_share=share)
+        found = [" ".join(map(str, ids)) in " ".join(map(str, made.sample(place, 0).ids)) for place in range(20)]
+        assert set(found) == {share == 1.0}
 
 
 def test_the_loss_is_cosine_and_divergence(base: Path) -> None:

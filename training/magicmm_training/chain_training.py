@@ -151,13 +151,13 @@ def run_job(job: Job, data: OpenData | None = None, progress: Progress | None = 
 
 def _distil(job: Job, stage: Distillation, progress: Progress | None) -> Path:
     """Train the built-in model."""
-    from magicmm_model.nano.storing import TOKENIZER, load_concepts, load_nano, load_tokenizer
+    from magicmm_model.nano.storing import TOKENIZER, load_nano, load_tokenizer, load_words
     from magicmm_training.nano.distillation import DistillationObjective
     from magicmm_training.nano.trainee import NanoTrainee
 
     model = load_nano(job.start)
     tokenizer = load_tokenizer(job.start / TOKENIZER)
-    objective = DistillationObjective(stage, model, tokenizer, load_concepts(job.start))
+    objective = DistillationObjective(stage, model, tokenizer, load_words(job.start))
     plain = stage.model_copy(update={"known_hours": None})
     trainee = NanoTrainee(model, job.start)
     return train(plain, objective, trainee, job.folder, seed=job.recipe.seed, shard=job.shard, progress=progress)

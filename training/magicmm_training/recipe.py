@@ -223,6 +223,7 @@ class Distillation(TrainingStage):
         maps: What it is shown.
         samples: Maps that count as one epoch.
         composed_share: Share of samples with words.
+        scene_share: Share of these whose words name a scene, not a class.
         cosine_weight: Of 1 - cosine to the teacher.
         divergence_weight: Of KL over the concepts.
         temperature: Of the scores in it.
@@ -233,6 +234,7 @@ class Distillation(TrainingStage):
     maps: Maps = Maps()
     samples: Count = 65536
     composed_share: Share = 0.35
+    scene_share: Share = 0.0
     cosine_weight: Annotated[float, Field(ge=0)] = 5.0
     divergence_weight: Annotated[float, Field(ge=0)] = 1.0
     temperature: Annotated[float, Field(gt=0)] = 0.05

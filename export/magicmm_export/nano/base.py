@@ -20,11 +20,11 @@ from tokenizers import Tokenizer
 
 from magicmm_export.graph import Array
 from magicmm_export.nano import packages
-from magicmm_export.nano.concepts import Concept, concept_bank, read_concepts
+from magicmm_export.nano.concepts import Concept, concept_bank, read_concepts, read_scenes, with_scenes
 from magicmm_export.nano.efficientnet import read_network
 from magicmm_model.nano.config import NanoConfig
 from magicmm_model.nano.model import NanoModel, filled
-from magicmm_model.nano.storing import CONCEPTS, TOKENIZER, load_tokenizer, save_nano
+from magicmm_model.nano.storing import CONCEPTS, TOKENIZER, Words, load_tokenizer, save_nano
 
 SEED = 0
 BATCH = 32
@@ -56,17 +56,20 @@ def write_base(target: Path) -> NanoModel:
     read_encoder(model, packages.locate(packages.TEXT_WEIGHTS))
     network = read_network(read_state(packages.locate(packages.VISION_WEIGHTS)))
     concepts = read_concepts()
+    scenes = read_scenes(concepts)
     with torch.no_grad():
         model.connector.classifier.weight.copy_(torch.from_numpy(network.classes))
         model.connector.classifier.bias.copy_(torch.from_numpy(network.class_bias))
-        model.bank.vectors.copy_(torch.from_numpy(concept_bank(concepts, text_encoder(model, tokenizer))))
+        encode = text_encoder(model, tokenizer)
+        bank = with_scenes(concept_bank(concepts, encode), scenes, encode)
+        model.bank.vectors.copy_(torch.from_numpy(bank))
         rows = model.encoder.words.weight.numpy()
         model.connector.table.copy_(torch.from_numpy(soft_words(concepts, tokenizer, rows)))
     with TemporaryDirectory() as name:
         companions = Path(name)
         shutil.copyfile(packages.locate(packages.TOKENIZER), companions / TOKENIZER)
-        texts = [[*concept.names, *filter(None, [concept.description])] for concept in concepts]
-        (companions / CONCEPTS).write_text(json.dumps(texts, indent=0) + "\n", encoding="utf-8")
+        words = Words(tuple(concept.texts for concept in concepts), scenes)
+        (companions / CONCEPTS).write_text(json.dumps(words.to_json(), indent=0) + "\n", encoding="utf-8")
         save_nano(model.state_dict(), model.config, target, companions)
     return model
 

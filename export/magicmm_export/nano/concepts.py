@@ -7,8 +7,9 @@ places of the map as well as from the whole picture ("local ConSE").
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from onnx import TensorProto
@@ -18,12 +19,15 @@ from magicmm_export.nano.efficientnet import CHANNELS, Network
 from magicmm_export.nano.linear import Precision, float_linear, int8_linear, quantise_rows
 from magicmm_export.nano.normalise import unit_length
 from magicmm_export.nano.packages import CLEAN_NAMES, DESCRIPTIONS, LABELS, locate
-from magicmm_model.nano.config import CELL_SHARE, GLOBAL_WEIGHT, KEPT
+from magicmm_model.nano.config import CELL_SHARE, GLOBAL_WEIGHT
 
 CLASSES = 1000
 VIEWS = 3
 CELLS = 16
+KEPT = 10
 DESCRIPTION_WEIGHT = 0.5
+SCENE_WEIGHT = 0.25
+SCENES = Path(__file__).with_name("scene_words.json")
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,11 @@ class Concept:
 
     names: tuple[str, ...]
     description: str | None
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Names and description."""
+        return (*self.names, self.description) if self.description else self.names
 
 
 def read_concepts() -> list[Concept]:
@@ -49,7 +58,7 @@ def read_concepts() -> list[Concept]:
 
 def concept_bank(concepts: list[Concept], encode: Callable[[list[str]], Array]) -> Array:
     """Return a unit vector per concept: the mean of its names' vectors plus half of its description's."""
-    texts = list(dict.fromkeys(text for concept in concepts for text in _texts(concept)))
+    texts = list(dict.fromkeys(text for concept in concepts for text in concept.texts))
     vectors = dict(zip(texts, encode(texts), strict=True))
     rows = []
     for concept in concepts:
@@ -58,6 +67,30 @@ def concept_bank(concepts: list[Concept], encode: Callable[[list[str]], Array]) 
             row = row + DESCRIPTION_WEIGHT * vectors[concept.description]
         rows.append(row / np.linalg.norm(row))
     return np.stack(rows).astype(np.float32)
+
+
+def read_scenes(concepts: Sequence[Concept]) -> dict[str, tuple[int, ...]]:
+    """Return scenes and the places of the classes that are seen in them, or on them; the lists are written by hand.
+
+    Raises:
+        ValueError: A list names a class that there is not.
+    """
+    listed = json.loads(SCENES.read_text("utf-8"))
+    if unknown := {name for names in listed.values() for name in names} - {concept.names[0] for concept in concepts}:
+        raise ValueError(f"{SCENES.name} names classes that there are not: {sorted(unknown)}")
+    return {
+        scene: tuple(place for place, concept in enumerate(concepts) if concept.names[0] in names)
+        for scene, names in listed.items()
+    }
+
+
+def with_scenes(bank: Array, scenes: Mapping[str, Sequence[int]], encode: Callable[[list[str]], Array]) -> Array:
+    """Return the bank with the vectors of scenes added to those of their classes; rows stay unit vectors."""
+    added = bank.copy()
+    for vector, places in zip(encode(list(scenes)), scenes.values(), strict=True):
+        added[list(places)] += SCENE_WEIGHT * vector
+    rows: Array = (added / np.linalg.norm(added, axis=1, keepdims=True)).astype(np.float32)
+    return rows
 
 
 def add_head(graph: GraphWriter, feature_map: str, network: Network, bank: Array, precision: Precision) -> str:
@@ -105,7 +138,3 @@ def _mean_of_views(graph: GraphWriter, vectors: str) -> str:
     """Add the mean of a photo's views at unit length; the sum does, since the length becomes 1."""
     views = graph.node("Reshape", vectors, graph.shared(np.array([-1, VIEWS, 384], np.int64)))
     return unit_length(graph, graph.node("ReduceSum", views, graph.ints(1), keepdims=0), name="vector")
-
-
-def _texts(concept: Concept) -> tuple[str, ...]:
-    return (*concept.names, concept.description) if concept.description else concept.names

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from magicmm import ErrorCode, MagicError
 from magicmm_export.decomposition.norms import LayerNorm, Norms, UnitLength, WeightedSum
-from magicmm_export.nano.concepts import CELLS, VIEWS
+from magicmm_export.nano.concepts import CELLS, KEPT, VIEWS
 from magicmm_export.nano.image import SIDE
 from magicmm_export.nano.layers import Layers, parameter
 from magicmm_export.nano.minilm import HEAD_WIDTH, HEADS
@@ -26,7 +26,7 @@ from magicmm_export.nano.stored import (
     StoredNorm,
     StoredText,
 )
-from magicmm_model.nano.config import CELL_SHARE, GLOBAL_WEIGHT, KEPT
+from magicmm_model.nano.config import CELL_SHARE, GLOBAL_WEIGHT
 
 BLOCKED = -1e4
 """Added to the score of a place that is filled: its share becomes zero in float32 and in float16."""

@@ -9,8 +9,8 @@ from magicmm.errors import ErrorCode, MagicError
 
 MODEL_TYPE = "magicmm_nano"
 CLS, SEP, PAD = 101, 102, 0
-CELL_SHARE, GLOBAL_WEIGHT, KEPT = 0.7, 0.5, 10
-"""Of the concept bank: part of a cell's logits that is its own, weight of the whole picture, concepts that count."""
+CELL_SHARE, GLOBAL_WEIGHT = 0.7, 0.5
+"""Of the concept bank: part of a cell's logits that is its own, and weight of the whole picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,8 @@ class NanoConfig:
         heads: Of attention.
         inner: Width inside feed-forward blocks.
         rank: Of the adapters.
+        bank_kept: Concepts that count in the concept bank.
+        bank_power: Their chances to this power weigh them.
         matryoshka: Shorter lengths that vectors may be cut to.
     """
 
@@ -45,6 +47,8 @@ class NanoConfig:
     heads: int = 12
     inner: int = 1536
     rank: int = 16
+    bank_kept: int = 50
+    bank_power: float = 0.7
     matryoshka: tuple[int, ...] = (256, 128)
 
     def to_json(self) -> dict[str, Any]:

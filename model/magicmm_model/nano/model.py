@@ -38,7 +38,7 @@ class NanoModel(nn.Module):
         self.config = config
         self.connector = SoftWords(config)
         self.encoder = Encoder(config)
-        self.bank = ConceptBank(config.classes, config.width)
+        self.bank = ConceptBank(config.classes, config.width, config.bank_kept, config.bank_power)
 
     def forward(self, ids: Tensor, mask: Tensor, cells: Tensor | None = None) -> Tensor:
         """Encode texts (`cells` None), or photos with or without text; see `Encoder.forward`.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -79,17 +80,39 @@ def load_tokenizer(path: Path | str) -> Tokenizer:
     return tokenizer
 
 
-def load_concepts(folder: Path | str) -> list[list[str]]:
-    """Return the words for each class of a checkpoint: its names, and a description where there is one.
+@dataclass(frozen=True, slots=True)
+class Words:
+    """Words that a checkpoint knows.
+
+    Attributes:
+        classes: For each class: its names, and a description where there is one.
+        scenes: A place or something else that many classes have in common, and the places of these classes.
+    """
+
+    classes: tuple[tuple[str, ...], ...]
+    scenes: dict[str, tuple[int, ...]]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `concepts.json` says."""
+        return {"classes": self.classes, "scenes": self.scenes}
+
+
+def load_words(folder: Path | str) -> Words:
+    """Return the words of a checkpoint.
 
     Raises:
         MagicError: `checkpoint_invalid`.
     """
     path = Path(folder) / CONCEPTS
     try:
-        return [[str(text) for text in texts] for texts in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError) as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        classes = tuple(tuple(map(str, texts)) for texts in content["classes"])
+        scenes = {str(name): tuple(map(int, places)) for name, places in content["scenes"].items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise MagicError(ErrorCode.CHECKPOINT_INVALID, f"{path} cannot be read: {error}.", _REMEDY) from None
+    if not all(0 <= place < len(classes) for places in scenes.values() for place in places):
+        raise MagicError(ErrorCode.CHECKPOINT_INVALID, f"{path} names classes that there are not.", _REMEDY)
+    return Words(classes, scenes)
 
 
 def save_nano(tensors: Mapping[str, Tensor], config: NanoConfig, target: Path | str, companions: Path) -> None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
     from magicmm_model.nano.model import NanoModel
+    from magicmm_model.nano.storing import Words
     from magicmm_training.loop.objective import Engine
     from magicmm_training.recipe import Distillation
 
@@ -29,6 +30,8 @@ MAPS = "maps"
 """Name of the only data set."""
 _TEMPLATES = ("{}", "a photo of {}", "with {}", "in front of {}", "next to {}", "on {}", "the same at {}")
 """Words around the name of a class that a composed query asks for."""
+_SCENE_TEMPLATES = ("{}", "in {}", "at {}", "with {}", "in front of {}", "the same in {}")
+"""Words around a scene."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +58,21 @@ class DistillationObjective:
         fingerprint: Of settings and words.
     """
 
-    def __init__(
-        self, stage: Distillation, model: NanoModel, tokenizer: Tokenizer, concepts: Sequence[Sequence[str]]
-    ) -> None:
+    def __init__(self, stage: Distillation, model: NanoModel, tokenizer: Tokenizer, words: Words) -> None:
         """Put the parts together.
 
         Args:
             stage: Settings.
             model: What is trained: its classifier makes the maps, its bank labels them.
             tokenizer: Its tokenizer, without padding and truncation.
-            concepts: Words for each class.
+            words: For classes and scenes.
         """
-        self._stage, self._concepts = stage, concepts
+        self._stage, self._words = stage, words
+        self._scenes = tuple(words.scenes.items())
         self._tokenizer = tokenizer
         self._maps = MapMaker(model.connector.classifier.weight.detach().cpu().numpy(), stage.maps)
         self._model = model
-        facts = (stage.maps.model_dump(), stage.composed_share, stage.samples, [list(words) for words in concepts])
+        facts = (stage.maps.model_dump(), stage.composed_share, stage.scene_share, stage.samples, words)
         self.fingerprint = hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
 
     @property
@@ -88,9 +90,13 @@ class DistillationObjective:
         if rng.random() >= self._stage.composed_share:
             cells = self._maps.scene(rng).cells
             return MapSample(cells, (CLS, SEP), cells)
-        thing, place_of, both = self._maps.object_in(rng)
-        words = self._concepts[place_of.classes[0]]
-        text = _TEMPLATES[int(rng.integers(len(_TEMPLATES)))].format(words[int(rng.integers(len(words)))])
+        if rng.random() < self._stage.scene_share:
+            name, classes = self._scenes[int(rng.integers(len(self._scenes)))]
+            thing, _, both = self._maps.object_in(rng, classes)
+            text = _drawn(rng, _SCENE_TEMPLATES).format(name)
+        else:
+            thing, place_of, both = self._maps.object_in(rng)
+            text = _drawn(rng, _TEMPLATES).format(_drawn(rng, self._words.classes[place_of.classes[0]]))
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids[: self._stage.max_tokens]
         return MapSample(thing.cells, (CLS, SEP, *ids, SEP), both.cells)
 
@@ -130,3 +136,7 @@ class DistillationObjective:
             for vectors in (found, wanted)
         )
         return functional.kl_div(scores.log_softmax(-1), target.log_softmax(-1), reduction="batchmean", log_target=True)
+
+
+def _drawn(rng: np.random.Generator, texts: Sequence[str]) -> str:
+    return texts[int(rng.integers(len(texts)))]

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from magicmm_training.recipe import Maps
 
 Floats = NDArray[np.float32]
@@ -57,12 +59,14 @@ class MapMaker:
             made = paste(made, other, _rectangle(rng))
         return made
 
-    def object_in(self, rng: np.random.Generator) -> tuple[Scene, Scene, Scene]:
+    def object_in(self, rng: np.random.Generator, among: Sequence[int] | None = None) -> tuple[Scene, Scene, Scene]:
         """Return an object, a scene, and the object in that scene.
 
-        Both show a class. The object covers up to 3 x 3 cells: of a scene that it hides nothing can be asked.
+        Both show a class; the scene two of those in `among` if that is given. The object covers up to 3 x 3 cells: of a
+        scene that it hides nothing can be asked.
         """
-        thing, place = (self._with_class(rng, _noise(rng, self._directions.shape[1])) for _ in range(2))
+        thing = self._with_class(rng, _noise(rng, self._directions.shape[1]))
+        place = self._with_class(rng, _noise(rng, self._directions.shape[1]), among)
         return thing, place, paste(place, thing, _rectangle(rng, most=GRID - 1))
 
     def _plain(self, rng: np.random.Generator) -> Scene:
@@ -71,17 +75,21 @@ class MapMaker:
             return Scene(cells, ())
         return self._with_class(rng, cells)
 
-    def _with_class(self, rng: np.random.Generator, cells: Floats) -> Scene:
-        """Fade the noise, and add one class in a rectangle, at times a second one in another."""
+    def _with_class(self, rng: np.random.Generator, cells: Floats, among: Sequence[int] | None = None) -> Scene:
+        """Fade the noise, and add one class in a rectangle, at times (always of `among`) a second one in another."""
         keep = np.float32(rng.random())
         faded = keep * cells
         if rng.random() < 0.5:
             faded = faded + (1 - keep) * cells.mean(0)
-        first, second = (int(place) for place in rng.integers(len(self._directions), size=2))
+        first, second = (
+            int(place) for place in rng.integers(len(self._directions) if among is None else len(among), size=2)
+        )
+        if among is not None:
+            first, second = among[first], among[second]
         gain = rng.uniform(*self._options.gain)
         faded = faded + self._patch(rng, first, gain)
         classes: tuple[int, ...] = (first,)
-        if rng.random() < self._options.second_share:
+        if among is not None or rng.random() < self._options.second_share:
             faded = faded + self._patch(rng, second, _SECOND * gain)
             classes = (first, second)
         return Scene(np.clip(faded, 0, CEILING).astype(np.float32), classes)
