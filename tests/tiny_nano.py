@@ -40,7 +40,8 @@ def tiny_nano() -> NanoModel:
     """Return a model whose weights are random, adapters zero, and whose bank holds unit vectors."""
     torch.manual_seed(0)
     model = NanoModel(TINY).eval()
-    model.bank.vectors.copy_(torch.nn.functional.normalize(torch.randn(TINY.classes, TINY.width), dim=-1))
+    for words in (model.bank.vectors, model.colours.vectors):
+        words.copy_(torch.nn.functional.normalize(torch.randn(len(words), TINY.width), dim=-1))
     with torch.no_grad():
         model.connector.classifier.weight.normal_()
         model.connector.table.normal_()

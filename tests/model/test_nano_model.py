@@ -96,6 +96,17 @@ def test_a_photo_of_several_views_is_the_mean_of_their_vectors(model: NanoModel)
 
 
 @torch.inference_mode()
+def test_an_indexed_photo_is_the_encoder_and_concepts_and_colours(model: NanoModel) -> None:
+    train_adapters_a_bit(model)
+    cells = torch.rand(2, 3, 16, TINY.channels)
+    pixels = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
+    views = torch.stack([model.teacher(cells[:, view]) for view in range(3)]).sum(0)
+    bank = views / views.norm(dim=1, keepdim=True)
+    summed = model.photos(cells) + bank + TINY.colour_weight * model.colours(pixels)
+    torch.testing.assert_close(model.indexed(cells, pixels), summed / summed.norm(dim=1, keepdim=True))
+
+
+@torch.inference_mode()
 def test_soft_words_are_weighed_rows_of_the_table(model: NanoModel) -> None:
     connector = model.connector
     connector.log_scale.fill_(0.5)

@@ -22,6 +22,7 @@ from magicmm_export.graph import Array
 from magicmm_export.nano import packages
 from magicmm_export.nano.concepts import Concept, concept_bank, read_concepts, read_scenes, with_scenes
 from magicmm_export.nano.efficientnet import read_network
+from magicmm_model.nano.colours import COLOURS, centred_words
 from magicmm_model.nano.config import NanoConfig
 from magicmm_model.nano.model import NanoModel, filled
 from magicmm_model.nano.storing import CONCEPTS, TOKENIZER, Words, load_tokenizer, save_nano
@@ -63,6 +64,7 @@ def write_base(target: Path) -> NanoModel:
         encode = text_encoder(model, tokenizer)
         bank = with_scenes(concept_bank(concepts, encode), scenes, encode)
         model.bank.vectors.copy_(torch.from_numpy(bank))
+        model.colours.vectors.copy_(torch.from_numpy(centred_words(encode(list(COLOURS)))))
         rows = model.encoder.words.weight.numpy()
         model.connector.table.copy_(torch.from_numpy(soft_words(concepts, tokenizer, rows)))
     with TemporaryDirectory() as name:
@@ -97,11 +99,13 @@ def text_encoder(model: NanoModel, tokenizer: Tokenizer) -> Callable[[list[str]]
 
     @torch.inference_mode()
     def encode(texts: list[str]) -> Array:
-        found = []
-        for start in range(0, len(texts), BATCH):
-            ids = [tokenizer.encode(text).ids for text in texts[start : start + BATCH]]
-            found.append(model(*filled(ids)).numpy())
-        return np.concatenate(found)
+        ids = [encoding.ids for encoding in tokenizer.encode_batch(texts)]
+        found = np.empty((len(texts), model.config.width), np.float32)
+        order = sorted(range(len(ids)), key=lambda place: len(ids[place]))  # little to fill up
+        for start in range(0, len(order), BATCH):
+            places = order[start : start + BATCH]
+            found[places] = model(*filled([ids[place] for place in places])).numpy()
+        return found
 
     return encode
 

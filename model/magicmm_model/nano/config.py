@@ -32,6 +32,7 @@ class NanoConfig:
         rank: Of the adapters.
         bank_kept: Concepts that count in the concept bank.
         bank_power: Their chances to this power weigh them.
+        colour_weight: Of the colours in a photo's vector; the other two parts weigh 1.
         matryoshka: Shorter lengths that vectors may be cut to.
     """
 
@@ -49,6 +50,7 @@ class NanoConfig:
     rank: int = 16
     bank_kept: int = 50
     bank_power: float = 0.7
+    colour_weight: float = 0.25
     matryoshka: tuple[int, ...] = (256, 128)
 
     def to_json(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from magicmm_model.nano.colours import ColourWords
 from magicmm_model.nano.concepts import ConceptBank
 from magicmm_model.nano.config import CLS, PAD, SEP
 from magicmm_model.nano.connector import SoftWords
@@ -38,6 +39,7 @@ class NanoModel(nn.Module):
         self.config = config
         self.connector = SoftWords(config)
         self.encoder = Encoder(config)
+        self.colours = ColourWords(config.width)
         self.bank = ConceptBank(config.classes, config.width, config.bank_kept, config.bank_power)
 
     def forward(self, ids: Tensor, mask: Tensor, cells: Tensor | None = None) -> Tensor:
@@ -66,6 +68,21 @@ class NanoModel(nn.Module):
         views = cells.shape[1]
         vectors = self(ids.repeat_interleave(views, 0), mask.repeat_interleave(views, 0), cells.flatten(0, 1))
         return self._mean(vectors, views)
+
+    def indexed(self, cells: Tensor, pixels: Tensor) -> Tensor:
+        """Encode photos as they are kept in an index: what the encoder reads, concepts and colours, in one vector.
+
+        Args:
+            cells: [b, views, cells, channels].
+            pixels: Of the first view, uint8 [b, height, width, 3].
+
+        Returns:
+            [b, width], unit rows.
+        """
+        views = self.teacher(cells.flatten(0, 1)).view(*cells.shape[:2], -1)
+        bank = functional.normalize(views.sum(1), dim=-1)
+        colours = self.config.colour_weight * self.colours(pixels)
+        return functional.normalize(self.photos(cells) + bank + colours, dim=-1)
 
     def teacher(self, cells: Tensor) -> Tensor:
         """Return what the concept bank says of views: [b, cells, channels] -> unit rows [b, width]."""
