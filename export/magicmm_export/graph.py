@@ -62,6 +62,8 @@ class GraphWriter:
         data: DataFile | None = None,
         packed: PackedFile | None = None,
         stored: Mapping[str, TensorProto] | None = None,
+        *,
+        is_terse: bool = False,
     ) -> None:
         """Start an empty graph.
 
@@ -70,7 +72,9 @@ class GraphWriter:
             data: Large constants go there at once.
             packed: Takes 4-bit weights.
             stored: Constants that another graph in the same folder has written, by name; they are not written again.
+            is_terse: Values that nobody names have numbers for names, and nodes have none: half the bytes.
         """
+        self._is_terse = is_terse
         self._graph = GraphProto(name=name)
         self._values: set[str] = set()
         self._data = data
@@ -128,14 +132,17 @@ class GraphWriter:
 
     def node(self, op: str, *inputs: str, name: str = "", domain: str = "", **attributes: Any) -> str:
         """Add a node with one output, named after the operator unless a name is given."""
-        return self.nodes(op, *inputs, names=(name or f"{op}_{len(self._graph.node)}",), domain=domain, **attributes)[0]
+        numbered = f"{len(self._graph.node)}" if self._is_terse else f"{op}_{len(self._graph.node)}"
+        return self.nodes(op, *inputs, names=(name or numbered,), domain=domain, **attributes)[0]
 
     def nodes(
         self, op: str, *inputs: str, names: tuple[str, ...], domain: str = "", **attributes: Any
     ) -> tuple[str, ...]:
         """Add a node with several outputs."""
         outputs = [self._new(name) if name else "" for name in names]
-        node: NodeProto = helper.make_node(op, inputs, outputs, name=names[-1], domain=domain, **attributes)
+        node: NodeProto = helper.make_node(op, inputs, outputs, domain=domain, **attributes)
+        if not self._is_terse:
+            node.name = names[-1]
         self._graph.node.append(node)
         return names
 

@@ -96,6 +96,16 @@ def test_a_photo_of_several_views_is_the_mean_of_their_vectors(model: NanoModel)
 
 
 @torch.inference_mode()
+def test_an_index_holds_the_sum_of_encoder_and_bank(model: NanoModel) -> None:
+    train_adapters_a_bit(model)
+    cells = torch.rand(2, 3, 16, TINY.channels)
+    for read in (None, 2):
+        bank = functional.normalize(sum(model.teacher(cells[:, view]) for view in range(3)), dim=-1)
+        wanted = functional.normalize(model.photos(cells[:, :read]) + bank, dim=-1)
+        torch.testing.assert_close(model.indexed(cells, read), wanted, atol=1e-6, rtol=1e-5)
+
+
+@torch.inference_mode()
 def test_soft_words_are_weighed_rows_of_the_table(model: NanoModel) -> None:
     connector = model.connector
     connector.log_scale.fill_(0.5)

@@ -26,7 +26,7 @@ SCHEMES = {
     "fp32": {"image": "float32", "text": "float32"},
 }
 STUDENT_SCHEMES = {
-    "int8": "encoder: as text, small constants in float16; soft words and adapters: int8 per row, multiplied in float32",
+    "int8": "encoder: as text, small constants in float16; soft words and adapters: int8 per row, float32 products",
     "fp32": "float32",
 }
 
@@ -97,8 +97,8 @@ def _with_student(manifest: dict[str, Any], precision: str, checkpoint: Path) ->
     states = "mean of the states of visual tokens, over views"
     trained = {
         "id": _id("nano", precision),
-        "title": "Magic-MM in miniature: EfficientNet-Lite2, a connector to soft words, and all-MiniLM-L6-v2 that reads "
-        "them with adapters, beside a local ConSE concept bank",
+        "title": "Magic-MM in miniature: EfficientNet-Lite2, a connector to soft words, and all-MiniLM-L6-v2 that "
+        "reads them with adapters, beside a local ConSE concept bank",
         "matryoshka_dims": list(config.matryoshka),
         "pooling": {
             "text": "mean of the token states",

@@ -1,4 +1,4 @@
-"""The encoder as nodes: MiniLM (BERT, post-norm) with mean pooling, and adapters beside its products where there are."""
+"""The encoder as nodes: MiniLM (BERT, post-norm) with mean pooling, and adapters beside its products if there are."""
 
 from __future__ import annotations
 

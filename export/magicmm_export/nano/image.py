@@ -32,7 +32,7 @@ def image_graph(
         seen: What calibration saw of the backbone's values: the graph is int8. None: it is float32.
         student: What reads soft words; None = the concept bank alone says the vector.
     """
-    graph = GraphWriter(BANK_GRAPH if student is None else IMAGE_GRAPH)
+    graph = GraphWriter(BANK_GRAPH if student is None else IMAGE_GRAPH, is_terse=student is not None)
     pictures = _add_mirrored_view(graph, graph.input("pixels", TensorProto.UINT8, ("views", SIDE, SIDE, 3)))
     if seen is None:
         precision, maps = Precision.FP32, float_backbone(graph, network, pictures)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from onnx import ModelProto, TensorProto
@@ -20,6 +19,7 @@ READ_VIEWS = VIEWS
 """Views of a photo that the encoder reads, the first ones; the concept bank sees all."""
 COMPOSED_GRAPH = "magic-composed"
 _LEAST_CHANCE = 1e-9
+_TO_THE_END = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ def add_photo(graph: GraphWriter, visual: str, student: Student) -> str:
 
 def composed_graph(student: Student) -> ModelProto:
     """Return the model `visual` float32 [n, v, width], `ids`, `mask` int64 [n, s] -> `vector` float32 [n, width]."""
-    graph, config = GraphWriter(COMPOSED_GRAPH), student.config
+    graph, config = GraphWriter(COMPOSED_GRAPH, is_terse=True), student.config
     given = graph.input("visual", TensorProto.FLOAT, ("n", student.tokens, config.width))
     ids = graph.input("ids", TensorProto.INT64, ("n", "s"))
     mask = graph.node("Cast", graph.input("mask", TensorProto.INT64, ("n", "s")), to=TensorProto.FLOAT)
@@ -120,12 +120,20 @@ def composed_graph(student: Student) -> ModelProto:
 
 def _read(graph: GraphWriter, visual: str, ids: str, mask: str, student: Student) -> str:
     """Add the encoder for [CLS], the visual tokens, and the other ids: one unit row a view."""
-    adapt = AdapterWriter(graph, student.adapters, student.precision)
-    store = None if student.precision is Precision.FP32 else partial(_halved, graph)
-    encoder = EncoderWriter(graph, student.encoder, student.peaks, student.config, adapt, store)
+    adapt = AdapterWriter(graph, student.adapters, student.config, student.precision)
+    store = graph.constant
+    if student.precision is Precision.INT8:
+        small = _add_small(graph, _small_constants(student))
+        store = lambda name, _: small[name]  # noqa: E731
+    return _encode(
+        EncoderWriter(graph, student.encoder, student.peaks, student.config, adapt, store), graph, visual, ids, mask
+    )
+
+
+def _encode(encoder: EncoderWriter, graph: GraphWriter, visual: str, ids: str, mask: str) -> str:
     words = encoder.words(ids)
     first = graph.node("Slice", words, graph.ints(0), graph.ints(1), graph.ints(1))
-    others = graph.node("Slice", words, graph.ints(1), graph.ints(student.config.positions), graph.ints(1))
+    others = graph.node("Slice", words, graph.ints(1), graph.ints(_TO_THE_END), graph.ints(1))
     sequence = graph.node("Concat", first, visual, others, axis=1)
     seen = graph.node("Expand", graph.scalar(1), graph.node("Shape", visual, start=0, end=2))
     places = graph.node("Concat", seen, mask, axis=1)
@@ -135,10 +143,32 @@ def _read(graph: GraphWriter, visual: str, ids: str, mask: str, student: Student
     return vectors
 
 
-def _halved(graph: GraphWriter, name: str, array: Array) -> str:
-    """Store a small constant of the encoder in float16: the text graph holds its float32 where no other graph finds it.
+def _small_constants(student: Student) -> dict[str, Array]:
+    """Return the small constants that the encoder stores, in order: what a graph that nobody keeps asks for."""
+    graph = GraphWriter("sketch")
+    found: dict[str, Array] = {}
 
-    Rounded by 2^-12 at most, far less than the codes of the weights that it belongs to.
+    def store(name: str, array: Array) -> str:
+        found[name] = array
+        return graph.constant(name, array)
+
+    visual = graph.input("visual", TensorProto.FLOAT, ("n", 1 + student.config.cells, student.config.width))
+    ids, mask = (
+        graph.input(name, kind, ("n", "s")) for name, kind in (("ids", TensorProto.INT64), ("mask", TensorProto.FLOAT))
+    )
+    _encode(EncoderWriter(graph, student.encoder, student.peaks, student.config, None, store), graph, visual, ids, mask)
+    return found
+
+
+def _add_small(graph: GraphWriter, arrays: Mapping[str, Array]) -> dict[str, str]:
+    """Store small constants in one float16 row; return the name of the float32 value of each.
+
+    The text graph holds their float32 inside its file, where no other graph finds it. They are rounded by 2^-12 at
+    most, far less than the codes of the weights that they belong to.
     """
-    half = graph.constant(f"{name}.half", array.astype(np.float16))
-    return graph.node("Cast", half, to=TensorProto.FLOAT, name=name)
+    joined = graph.constant(
+        "encoder.small", np.concatenate([array.ravel() for array in arrays.values()]).astype(np.float16)
+    )
+    sizes = graph.constant("encoder.small.sizes", np.array([array.size for array in arrays.values()], np.int64))
+    whole = graph.node("Cast", joined, to=TensorProto.FLOAT)
+    return dict(zip(arrays, graph.nodes("Split", whole, sizes, names=tuple(arrays), axis=0), strict=True))

@@ -201,17 +201,15 @@ class OnnxSession:
             raise _failed(f"onnxruntime refuses {path}", error) from None
         self.input_names = frozenset(entry.name for entry in self._session.get_inputs())
         self._output = self._session.get_outputs()[0].name
-        self._only_needed = ort.RunOptions()
-        self._only_needed.only_execute_path_to_fetches = True
 
     def run(self, inputs: Mapping[str, NDArray[Any]], output: str | None = None) -> Floats:
-        """Return the first output, or the one that is named, as float32; what it does not need is not computed.
+        """Return the first output, or the one that is named, as float32.
 
         Raises:
             MagicError: `runtime_failed` with what onnxruntime said.
         """
         try:
-            return np.asarray(self._session.run([output or self._output], dict(inputs), self._only_needed)[0], dtype=np.float32)
+            return np.asarray(self._session.run([output or self._output], dict(inputs))[0], dtype=np.float32)
         except Exception as error:  # as above; also an output that is no array of numbers
             raise _failed("onnxruntime failed", error) from None
 
