@@ -128,6 +128,7 @@ def test_a_composed_graph_reads_photo_and_text_in_one_pass(composing_path: Path)
     words = [2, 15, 10, 6, 3]  # image_before, image_after, "a", "blue", tail; the head comes first
     expected = word_vectors()[[14, *words]].sum(axis=0)
     expected[:3] += 2 * colours.sum(axis=0)
+    expected[3] += 2 * 2 * 0.2  # a constant of each visual token
     found = encoder.encode_composed("blue", pixels, role, False)[0]
     np.testing.assert_allclose(found, unit(expected), atol=1e-5)
     assert encoder.loaded() == ["composed", "image"]

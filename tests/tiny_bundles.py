@@ -134,7 +134,8 @@ def seeing_graph(dim: int = DIM) -> bytes:
     graph = model.graph
     graph.node.append(helper.make_node("Sub", ["views", "half"], ["view_centred"]))
     graph.node.append(helper.make_node("Div", ["view_centred", "half"], ["view_unit"]))
-    graph.node.append(helper.make_node("MatMul", ["view_unit", "lift"], ["visual"]))
+    graph.node.append(helper.make_node("MatMul", ["view_unit", "lift"], ["view_lifted"]))
+    graph.node.append(helper.make_node("Add", ["view_lifted", "bias"], ["visual"]))
     graph.output.append(_value("visual", TensorProto.FLOAT, ["b", 2, dim]))
     onnx.checker.check_model(model)
     data: bytes = model.SerializeToString()

@@ -99,14 +99,15 @@ def build_graphs(
         report["bank"] = verify_bank(trained.bank, bank)
         bank = trained.bank
 
-    truth = _graphs(network, bank, text_float, trained and trained.student(None), None)
+    truth = _graphs(network, bank, text_float, None if trained is None else trained.student(None), None)
     graphs = truth
     if precision is Precision.INT8:
         text = text_graph(packages.locate(packages.TEXT_WEIGHTS), encode.peaks)
         log.info("Observing the image network on the calibration pictures.")
         bank_alone = image_graph(network, bank, None)
         seen = observe(bank_alone, network, _calibration_views())
-        graphs = _graphs(network, bank, text, trained and trained.student(encode.peaks), seen)
+        student = None if trained is None else trained.student(encode.peaks)
+        graphs = _graphs(network, bank, text, student, seen)
     files = [*_write(out_dir, graphs), out_dir / "tokenizer.json"]
     report["bytes"] = {file.name: file.stat().st_size for file in files}
 

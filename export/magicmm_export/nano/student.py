@@ -12,7 +12,7 @@ from magicmm_export.graph import Array, GraphWriter
 from magicmm_export.nano.adapters import AdapterWriter
 from magicmm_export.nano.concepts import VIEWS, Logits, mean_of_views
 from magicmm_export.nano.encoder import EncoderWriter
-from magicmm_export.nano.linear import Precision, quantise_rows
+from magicmm_export.nano.linear import Precision, Store, quantise_rows
 from magicmm_model.nano.config import CLS, SEP, NanoConfig
 
 READ_VIEWS = VIEWS
@@ -121,13 +121,9 @@ def composed_graph(student: Student) -> ModelProto:
 def _read(graph: GraphWriter, visual: str, ids: str, mask: str, student: Student) -> str:
     """Add the encoder for [CLS], the visual tokens, and the other ids: one unit row a view."""
     adapt = AdapterWriter(graph, student.adapters, student.config, student.precision)
-    store = graph.constant
-    if student.precision is Precision.INT8:
-        small = _add_small(graph, _small_constants(student))
-        store = lambda name, _: small[name]  # noqa: E731
-    return _encode(
-        EncoderWriter(graph, student.encoder, student.peaks, student.config, adapt, store), graph, visual, ids, mask
-    )
+    store = graph.constant if student.precision is Precision.FP32 else _stored_small(graph, student)
+    encoder = EncoderWriter(graph, student.encoder, student.peaks, student.config, adapt, store)
+    return _encode(encoder, graph, visual, ids, mask)
 
 
 def _encode(encoder: EncoderWriter, graph: GraphWriter, visual: str, ids: str, mask: str) -> str:
@@ -160,15 +156,15 @@ def _small_constants(student: Student) -> dict[str, Array]:
     return found
 
 
-def _add_small(graph: GraphWriter, arrays: Mapping[str, Array]) -> dict[str, str]:
-    """Store small constants in one float16 row; return the name of the float32 value of each.
+def _stored_small(graph: GraphWriter, student: Student) -> Store:
+    """Store the encoder's small constants in one float16 row; return what finds the float32 value of each.
 
     The text graph holds their float32 inside its file, where no other graph finds it. They are rounded by 2^-12 at
     most, far less than the codes of the weights that they belong to.
     """
-    joined = graph.constant(
-        "encoder.small", np.concatenate([array.ravel() for array in arrays.values()]).astype(np.float16)
-    )
+    arrays = _small_constants(student)
+    joined = np.concatenate([array.ravel() for array in arrays.values()]).astype(np.float16)
     sizes = graph.constant("encoder.small.sizes", np.array([array.size for array in arrays.values()], np.int64))
-    whole = graph.node("Cast", joined, to=TensorProto.FLOAT)
-    return dict(zip(arrays, graph.nodes("Split", whole, sizes, names=tuple(arrays), axis=0), strict=True))
+    whole = graph.node("Cast", graph.constant("encoder.small", joined), to=TensorProto.FLOAT)
+    names = dict(zip(arrays, graph.nodes("Split", whole, sizes, names=tuple(arrays), axis=0), strict=True))
+    return lambda name, array: names[name]
