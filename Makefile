@@ -76,8 +76,8 @@ fix: $(VENV)/ready ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-nano: $(VENV)-nano/ready ## build the built-in model again from its packages (installs torch; about 3 minutes)
-	$(VENV)-nano/bin/python -m magicmm_export.nano sdk/python/magicmm/bundles/nano.magicmm
+nano: $(VENV)-nano/ready ## build the built-in model again: CHECKPOINT=FOLDER, and its packages (installs torch; minutes)
+	$(VENV)-nano/bin/python -m magicmm_export.nano sdk/python/magicmm/bundles/nano.magicmm --checkpoint $(CHECKPOINT)
 
 vectors: $(VENV)/ready ## write tests/vectors again
 	$(BIN)/python tests/tools/generate_vectors.py

@@ -14,7 +14,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from tiny_bundles import dual_bundle, vision_language_bundle
+from tiny_bundles import composing_bundle, dual_bundle, vision_language_bundle
 
 
 @pytest.fixture(scope="session")
@@ -24,15 +24,21 @@ def dual_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def composing_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dual encoder with a composed graph on disk; tests must not change it."""
+    return composing_bundle(tmp_path_factory.mktemp("composing") / "tiny.magicmm")
+
+
+@pytest.fixture(scope="session")
 def vlm_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A vision-language bundle on disk; tests must not change it."""
     return vision_language_bundle(tmp_path_factory.mktemp("vlm") / "tiny.magicmm")
 
 
-@pytest.fixture(scope="session", params=["dual", "vlm"])
-def bundle_path(request: pytest.FixtureRequest, dual_path: Path, vlm_path: Path) -> Path:
-    """Each architecture in turn."""
-    return dual_path if request.param == "dual" else vlm_path
+@pytest.fixture(scope="session", params=["dual", "composing", "vlm"])
+def bundle_path(request: pytest.FixtureRequest, dual_path: Path, composing_path: Path, vlm_path: Path) -> Path:
+    """Each architecture in turn, a dual encoder with and without a composed graph."""
+    return {"dual": dual_path, "composing": composing_path, "vlm": vlm_path}[str(request.param)]
 
 
 @pytest.fixture(scope="session")

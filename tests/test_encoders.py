@@ -15,7 +15,18 @@ from safetensors.numpy import save_file
 from magicmm import Bundle, ErrorCode, MagicError
 from magicmm.encoders import DualEncoder, VisionLanguageEncoder, make_encoder
 from magicmm.image import render_tiles, render_views
-from tiny_bundles import DIM, SIDE, image_graph, language_graph, sha256, vision_graph, word_vectors
+from tiny_bundles import (
+    DIM,
+    SIDE,
+    composed_graph,
+    image_graph,
+    language_graph,
+    seeing_graph,
+    sha256,
+    text_graph,
+    vision_graph,
+    word_vectors,
+)
 
 PHOTO = np.random.default_rng(3).integers(0, 256, (40, 60, 3), dtype=np.uint8)
 Edit = Callable[[dict[str, Any]], None]
@@ -107,6 +118,38 @@ def test_photo_and_text_are_a_weighted_sum(dual_path: Path, tmp_path: Path, weig
     image = encoder.encode_images([pixels], roles["photo"])
     expected = weight * text + image
     assert np.allclose(both, expected / np.linalg.norm(expected), atol=1e-6)
+
+
+def test_a_composed_graph_reads_photo_and_text_in_one_pass(composing_path: Path) -> None:
+    encoder = dual(composing_path)
+    role = encoder.manifest.roles["composed"]
+    pixels = encoder.prepare(PHOTO, role)
+    colours = pixels.astype(np.float64).mean(axis=(1, 2)) / 127.5 - 1
+    words = [2, 15, 10, 6, 3]  # image_before, image_after, "a", "blue", tail; the head comes first
+    expected = word_vectors()[[14, *words]].sum(axis=0)
+    expected[:3] += 2 * colours.sum(axis=0)
+    expected[3] += 2 * 2 * 0.2  # a constant of each visual token
+    found = encoder.encode_composed("blue", pixels, role, False)[0]
+    np.testing.assert_allclose(found, unit(expected), atol=1e-5)
+    assert encoder.loaded() == ["composed", "image"]
+
+
+def test_a_photo_of_a_bundle_that_composes_is_the_vector_alone(composing_path: Path, dual_path: Path) -> None:
+    one, other = dual(composing_path), dual(dual_path)
+    role = one.manifest.roles["photo"]
+    pixels = [one.prepare(PHOTO, role), one.prepare(PHOTO[::-1], role)]
+    assert np.array_equal(one.encode_images(pixels, role), other.encode_images(pixels, role))
+    assert one.loaded() == ["image"]
+
+
+def test_visual_tokens_do_not_count_in_a_composed_graph(composing_path: Path) -> None:
+    encoder = dual(composing_path)
+    role = encoder.manifest.roles["composed"]
+    pixels = encoder.prepare(PHOTO, role)
+    longest = " ".join(["red"] * (32 - 4 - 1))  # 4 constant ids and the "a" of the text line
+    expected = encoder.encode_composed(longest, pixels, role, False)
+    assert code_of(lambda: encoder.encode_composed(longest + " red", pixels, role, False)) is ErrorCode.TEXT_INVALID
+    assert np.array_equal(encoder.encode_composed(longest + " red", pixels, role, True), expected)
 
 
 def test_views_of_a_dual_encoder(dual_path: Path) -> None:
@@ -218,9 +261,21 @@ def test_image_graphs_of_another_shape(dual_path: Path, vlm_path: Path, tmp_path
         assert code_of(lambda e=encoder, p=pixels, r=role: e.encode_images([p], r)) is ErrorCode.RUNTIME_FAILED
 
 
-def test_text_graphs_of_another_shape(dual_path: Path, vlm_path: Path, tmp_path: Path) -> None:
-    from tiny_bundles import text_graph
+def test_graphs_that_do_not_compose(composing_path: Path, tmp_path: Path) -> None:
+    wrong = [
+        changed(composing_path, tmp_path / "blind", files={"image.onnx": image_graph(2)}),
+        changed(composing_path, tmp_path / "dim", files={"image.onnx": seeing_graph(DIM + 1)}),
+        changed(composing_path, tmp_path / "composed", files={"composed.onnx": composed_graph(DIM + 1)}),
+        changed(composing_path, tmp_path / "text", files={"composed.onnx": text_graph()}),
+    ]
+    for bundle in wrong:
+        encoder, role = make_encoder(bundle, 1, "onnx"), bundle.manifest.roles["composed"]
+        pixels = encoder.prepare(PHOTO, role)
+        action = lambda e=encoder, p=pixels, r=role: e.encode_composed("red", p, r, False)  # noqa: E731
+        assert code_of(action) is ErrorCode.RUNTIME_FAILED
 
+
+def test_text_graphs_of_another_shape(dual_path: Path, vlm_path: Path, tmp_path: Path) -> None:
     wrong = [
         changed(dual_path, tmp_path / "text", files={"text.onnx": text_graph(DIM + 1)}),
         changed(vlm_path, tmp_path / "language", files={"language.onnx": language_graph(DIM + 1)}),

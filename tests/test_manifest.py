@@ -9,7 +9,7 @@ import pytest
 
 from magicmm.errors import ErrorCode, MagicError
 from magicmm.manifest import FORMAT_VERSION, parse_manifest, token_table_bytes
-from tools.bundle_cases import dual, vision_language
+from tools.bundle_cases import composing, dual, vision_language
 
 
 def error_of(manifest: dict[str, Any] | str) -> MagicError:
@@ -38,6 +38,20 @@ def test_a_vision_language_bundle_is_read_whole() -> None:
     assert manifest.composed_text_weight is None
     assert manifest.roles["query"].prefix == "prefix/query.safetensors"
     assert manifest.roles["photo"].prefix is None
+
+
+def test_a_composed_graph_stands_for_the_weight_of_the_text() -> None:
+    manifest = parse_manifest(json.dumps(composing()))
+    assert manifest.composed_text_weight is None
+    assert manifest.graphs["onnx"]["composed"] == "composed.onnx"
+    assert manifest.roles["composed"].image_after == (3,)
+    assert "weighs the text" in error_of(composing() | {"composed": {"text_weight": 1.0}}).message
+    without = composing()
+    del without["roles"]["composed"]
+    assert "roles lacks composed" in error_of(without).message
+    uneven = composing()
+    uneven["graphs"]["executorch"] = {"image": "image.onnx", "text": "text.onnx"}
+    assert "graphs.executorch" in error_of(uneven).message
 
 
 def test_packed_weights_belong_to_a_graph() -> None:

@@ -128,6 +128,39 @@ def image_graph(views: int, dim: int = DIM) -> bytes:
     )
 
 
+def seeing_graph(dim: int = DIM) -> bytes:
+    """Return `image_graph(2)` with the second output "visual" [n, 2, dim]: the mean colour of each view."""
+    model = onnx.load_from_string(image_graph(2, dim))
+    graph = model.graph
+    graph.node.append(helper.make_node("Sub", ["views", "half"], ["view_centred"]))
+    graph.node.append(helper.make_node("Div", ["view_centred", "half"], ["view_unit"]))
+    graph.node.append(helper.make_node("MatMul", ["view_unit", "lift"], ["view_lifted"]))
+    graph.node.append(helper.make_node("Add", ["view_lifted", "bias"], ["visual"]))
+    graph.output.append(_value("visual", TensorProto.FLOAT, ["b", 2, dim]))
+    onnx.checker.check_model(model)
+    data: bytes = model.SerializeToString()
+    return data
+
+
+def composed_graph(dim: int = DIM) -> bytes:
+    """Visual [n, v, D], ids, mask [n, s] -> twice the sum of the visual tokens, and the words under the mask."""
+    nodes = [
+        helper.make_node("Gather", ["words", "ids"], ["rows"]),
+        helper.make_node("Cast", ["mask"], ["weights"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["weights", "last"], ["column"]),
+        helper.make_node("Mul", ["rows", "column"], ["kept"]),
+        helper.make_node("Concat", ["visual", "visual", "kept"], ["sequence"], axis=1),
+        helper.make_node("ReduceSum", ["sequence", "second"], ["vector"], keepdims=0),
+    ]
+    weights = {"words": word_vectors(dim), "last": np.array([2], np.int64), "second": np.array([1], np.int64)}
+    ids, mask = (_value(name, TensorProto.INT64, ["b", "s"]) for name in ("ids", "mask"))
+    visual, vector = (
+        _value("visual", TensorProto.FLOAT, ["b", "v", dim]),
+        _value("vector", TensorProto.FLOAT, ["b", dim]),
+    )
+    return _graph(nodes, [visual, ids, mask], [vector], weights)
+
+
 def unstored(name: str, shape: tuple[int, ...], location: str, offset: int = 1 << 40) -> TensorProto:
     """Return an int8 tensor as graphs declare packed weights: in a file, at a place where nothing is."""
     tensor = TensorProto(name=name, data_type=TensorProto.INT8, dims=shape, data_location=TensorProto.EXTERNAL)
@@ -253,6 +286,23 @@ def dual_bundle(folder: Path, name: str = "tiny-dual", seed: int = 0) -> Path:
         "roles": {"photo": role([], []), "query": role([2], [3])},
         "composed": {"text_weight": 1.0},
         "graphs": {"onnx": {"image": "image.onnx", "text": "text.onnx"}},
+    }
+    return finish_bundle(folder, manifest, graphs | {"tokenizer.json": tokenizer_json().encode()})
+
+
+def composing_bundle(folder: Path, name: str = "tiny-composing") -> Path:
+    """Write a dual encoder whose `composed` graph reads photo and text together."""
+    graphs = {"image.onnx": seeing_graph(), "text.onnx": text_graph(), "composed.onnx": composed_graph()}
+    manifest = common_manifest() | {
+        "id": name,
+        "architecture": "dual_encoder",
+        "weights": sha256(b"".join(graphs.values())),
+        "roles": {
+            "photo": role([], []),
+            "query": role([2], [3]),
+            "composed": role([14], [3], "a {text}", image_before=[2], image_after=[15]),
+        },
+        "graphs": {"onnx": {"image": "image.onnx", "text": "text.onnx", "composed": "composed.onnx"}},
     }
     return finish_bundle(folder, manifest, graphs | {"tokenizer.json": tokenizer_json().encode()})
 

@@ -29,6 +29,7 @@ TINY = NanoConfig(
     inner=32,
     rank=2,
     bank_kept=5,
+    teacher_kept=9,
     matryoshka=(8,),
 )
 _NAMES = ("green", "blue", "white", "black", "yellow", "photo", "a")

@@ -170,10 +170,10 @@ class _TimedSession:
         self.input_names = session.input_names
         self._session, self._clock, self._part = session, clock, part
 
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Floats:
+    def run(self, inputs: Mapping[str, NDArray[Any]], output: str | None = None) -> Floats:
         name = f"{self._part} {self._clock.about}" if self._part == "language" else self._part
         with self._clock.lap(name):
-            return self._session.run(inputs)
+            return self._session.run(inputs, output)
 
 
 class _TimedVisionLanguage(VisionLanguageEncoder):

@@ -66,9 +66,7 @@ def write_bundle(
         MagicError: `bundle_invalid` when the finished bundle does not verify; `target` is untouched then.
     """
     (staged / GOLDEN).parent.mkdir(exist_ok=True)
-    for case in golden:
-        if case.rgb is not None:
-            (staged / _raw_name(case)).write_bytes(case.rgb.tobytes())
+    pictures = _write_pictures(staged, golden)
     write_provisional(staged, manifest)
     provisional = Bundle.load(staged)
     embedder = Embedder.open(provisional, threads)
@@ -82,12 +80,12 @@ def write_bundle(
             embedder,
             case.name,
             case.text,
-            None if case.rgb is None else (_raw_name(case), case.rgb),
+            None if case.rgb is None else (pictures[case.rgb.tobytes()], case.rgb),
             {runtime: rows[place] for runtime, rows in vectors.items()},
         )
         for place, case in enumerate(golden)
     ]
-    _write_json(staged / GOLDEN, {"cases": cases})
+    _write_json(staged / GOLDEN, {"cases": cases}, indent=None)
     _write_manifest(staged, manifest)
     complete = Bundle.load(staged)
     for runtime in runtimes:
@@ -119,8 +117,14 @@ def _embed(bundle: Bundle, queries: Sequence[Query], threads: int, runtime: str)
     return np.stack(rows) if rows else np.empty((0, embedder.dim), np.float32)
 
 
-def _raw_name(case: GoldenInput) -> str:
-    return f"golden/{case.name}.rgb"
+def _write_pictures(staged: Path, golden: Sequence[GoldenInput]) -> dict[bytes, str]:
+    """Write the pictures of golden cases, named after the first case that shows each; return the file of each."""
+    names: dict[bytes, str] = {}
+    for case in golden:
+        if case.rgb is not None and (content := case.rgb.tobytes()) not in names:
+            names[content] = f"golden/{case.name}.rgb"
+            (staged / names[content]).write_bytes(content)
+    return names
 
 
 def _write_manifest(folder: Path, manifest: Mapping[str, Any], hashed: bool = True) -> None:
@@ -145,8 +149,11 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+def _write_json(path: Path, content: Mapping[str, Any], indent: int | None = 1) -> None:
+    separators = None if indent else (",", ":")
+    path.write_text(
+        json.dumps(content, indent=indent, separators=separators, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
 
 
 def _replace(staged: Path, target: Path) -> None:

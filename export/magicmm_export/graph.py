@@ -24,24 +24,25 @@ PAGE = 4096
 class DataFile:
     """External weights of one graph, appended as they come: no more than one of them is in memory."""
 
-    def __init__(self, path: Path) -> None:
-        """Create or empty the file."""
+    def __init__(self, path: Path, align: int = PAGE) -> None:
+        """Create or empty the file; each array begins at a multiple of `align`."""
         self.path = path
+        self._align = align
         self._stream = path.open("wb")
 
     def append(self, name: str, array: Array) -> TensorProto:
-        """Write an array at the next page and return the tensor that points at it."""
+        """Write an array at the next place and return the tensor that points at it."""
         tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype), dims=array.shape)
         self._place(tensor, np.asarray(array, order="C").data, array.nbytes)
         return tensor
 
     def move(self, tensor: TensorProto) -> None:
-        """Write the values that a tensor holds at the next page and make it point there."""
+        """Write the values that a tensor holds at the next place and make it point there."""
         self._place(tensor, tensor.raw_data, len(tensor.raw_data))
         tensor.ClearField("raw_data")
 
     def _place(self, tensor: TensorProto, values: bytes | memoryview, length: int) -> None:
-        self._stream.write(bytes(-self._stream.tell() % PAGE))
+        self._stream.write(bytes(-self._stream.tell() % self._align))
         tensor.data_location = TensorProto.EXTERNAL
         for key, value in (("location", self.path.name), ("offset", self._stream.tell()), ("length", length)):
             tensor.external_data.append(StringStringEntryProto(key=key, value=str(value)))
@@ -61,6 +62,8 @@ class GraphWriter:
         data: DataFile | None = None,
         packed: PackedFile | None = None,
         stored: Mapping[str, TensorProto] | None = None,
+        *,
+        is_terse: bool = False,
     ) -> None:
         """Start an empty graph.
 
@@ -69,7 +72,9 @@ class GraphWriter:
             data: Large constants go there at once.
             packed: Takes 4-bit weights.
             stored: Constants that another graph in the same folder has written, by name; they are not written again.
+            is_terse: Values that nobody names have numbers for names, and nodes have none: half the bytes.
         """
+        self._is_terse = is_terse
         self._graph = GraphProto(name=name)
         self._values: set[str] = set()
         self._data = data
@@ -127,14 +132,17 @@ class GraphWriter:
 
     def node(self, op: str, *inputs: str, name: str = "", domain: str = "", **attributes: Any) -> str:
         """Add a node with one output, named after the operator unless a name is given."""
-        return self.nodes(op, *inputs, names=(name or f"{op}_{len(self._graph.node)}",), domain=domain, **attributes)[0]
+        numbered = f"{len(self._graph.node)}" if self._is_terse else f"{op}_{len(self._graph.node)}"
+        return self.nodes(op, *inputs, names=(name or numbered,), domain=domain, **attributes)[0]
 
     def nodes(
         self, op: str, *inputs: str, names: tuple[str, ...], domain: str = "", **attributes: Any
     ) -> tuple[str, ...]:
         """Add a node with several outputs."""
         outputs = [self._new(name) if name else "" for name in names]
-        node: NodeProto = helper.make_node(op, inputs, outputs, name=names[-1], domain=domain, **attributes)
+        node: NodeProto = helper.make_node(op, inputs, outputs, domain=domain, **attributes)
+        if not self._is_terse:
+            node.name = names[-1]
         self._graph.node.append(node)
         return names
 

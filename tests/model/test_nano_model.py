@@ -100,10 +100,11 @@ def test_an_indexed_photo_is_the_encoder_and_concepts_and_colours(model: NanoMod
     train_adapters_a_bit(model)
     cells = torch.rand(2, 3, 16, TINY.channels)
     pixels = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
-    views = torch.stack([model.teacher(cells[:, view]) for view in range(3)]).sum(0)
-    bank = views / views.norm(dim=1, keepdim=True)
-    summed = model.photos(cells) + bank + TINY.colour_weight * model.colours(pixels)
-    torch.testing.assert_close(model.indexed(cells, pixels), summed / summed.norm(dim=1, keepdim=True))
+    for read in (None, 2):
+        bank = functional.normalize(sum(model.concepts(cells[:, view]) for view in range(3)), dim=-1)
+        summed = model.photos(cells[:, :read]) + bank + TINY.colour_weight * model.colours(pixels)
+        found = model.indexed(cells, pixels, read)
+        torch.testing.assert_close(found, functional.normalize(summed, dim=-1), atol=1e-6, rtol=1e-5)
 
 
 @torch.inference_mode()
@@ -115,7 +116,9 @@ def test_soft_words_are_weighed_rows_of_the_table(model: NanoModel) -> None:
     found = connector(cells)[0].numpy()
     weight, bias = connector.classifier.weight.numpy(), connector.classifier.bias.numpy()
     mean = cells[0].numpy().mean(0)
-    for place, features in enumerate([mean, *(0.5 * cell + 0.5 * mean for cell in cells[0].numpy())]):
+    for place, features in enumerate(
+        [mean, *(TINY.local_share * cell + (1 - TINY.local_share) * mean for cell in cells[0].numpy())]
+    ):
         logits = weight @ features + bias
         chances = np.exp(logits - logits.max())
         chances /= chances.sum()
@@ -127,7 +130,7 @@ def test_soft_words_are_weighed_rows_of_the_table(model: NanoModel) -> None:
 
 def test_the_concept_bank_is_local_conse() -> None:
     rng = np.random.default_rng(0)
-    bank = ConceptBank(30, 8, 12, 0.7)
+    bank = ConceptBank(30, 8, 0.7)
     rows = rng.standard_normal((30, 8)).astype(np.float32)
     bank.vectors.copy_(torch.from_numpy(rows))
     logits = (3 * rng.standard_normal((1, 16, 30))).astype(np.float32)
@@ -136,11 +139,16 @@ def test_the_concept_bank_is_local_conse() -> None:
         chances = np.exp(values - values.max(-1, keepdims=True))
         return np.asarray(chances / chances.sum(-1, keepdims=True))
 
+    def mixed(chances: np.ndarray) -> np.ndarray:
+        best = np.argsort(-chances)[:12]
+        wanted = chances[best] ** 0.7 @ rows[best]
+        return np.asarray(wanted / np.linalg.norm(wanted))
+
     mean = logits[0].mean(0)
     chances = softmax(CELL_SHARE * logits[0] + (1 - CELL_SHARE) * mean).mean(0) + GLOBAL_WEIGHT * softmax(mean)
-    best = np.argsort(-chances)[:12]
-    wanted = chances[best] ** 0.7 @ rows[best]
-    np.testing.assert_allclose(bank(torch.from_numpy(logits))[0], wanted / np.linalg.norm(wanted), atol=1e-6)
+    np.testing.assert_allclose(bank.sharp(torch.from_numpy(logits), 12)[0], mixed(chances), atol=1e-6)
+    wanted = mixed(softmax(logits[0]).mean(0))
+    np.testing.assert_allclose(bank.local(torch.from_numpy(logits), 12)[0], wanted, atol=1e-6)
 
 
 def test_only_adapters_and_the_output_of_the_connector_are_trained(model: NanoModel) -> None:

@@ -20,6 +20,7 @@ FILES = {
     "text.onnx": b"text graph",
     "golden/cases.json": b'{"cases": []}',
 }
+COMPOSING_FILES = FILES | {"composed.onnx": b"composed graph"}
 _TABLE = bytes(range(24)) + bytes(40) + bytes(12)
 VLM_FILES = {
     "tokenizer.json": b"{}",
@@ -69,6 +70,15 @@ def dual() -> Json:
     }
 
 
+def composing() -> Json:
+    """Return the smallest sound manifest of a dual encoder with a composed graph."""
+    manifest = dual()
+    del manifest["composed"]
+    manifest["roles"]["composed"] = manifest["roles"]["query"] | {"image_before": [2], "head": [], "image_after": [3]}
+    manifest["graphs"]["onnx"]["composed"] = "composed.onnx"
+    return manifest | {"files": listed(COMPOSING_FILES)}
+
+
 def vision_language() -> Json:
     """Return the smallest sound manifest of a vision-language bundle."""
     manifest = dual()
@@ -99,6 +109,9 @@ def bundles() -> list[Json]:
     cases = [_case("a dual encoder", dual(), FILES), _case("a vision-language bundle", vision_language(), VLM_FILES)]
     cases += [_case(name, _changed(dual(), *change), FILES) for name, change in _DUAL_CHANGES.items()]
     cases += [_case(name, _changed(vision_language(), *change), VLM_FILES) for name, change in _VLM_CHANGES.items()]
+    cases.append(_case("a dual encoder with a composed graph", composing(), COMPOSING_FILES))
+    composed = _COMPOSING_CHANGES.items()
+    cases += [_case(name, _changed(composing(), *change), COMPOSING_FILES) for name, change in composed]
     for name in _UNSAFE:
         manifest = dual()
         manifest["files"][name] = {"bytes": 1, "sha256": "0" * 64}
@@ -164,6 +177,8 @@ _DUAL_CHANGES: dict[str, tuple[str, Any]] = {
     "no text graph": ("graphs.onnx.text", _MISSING),
     "a graph not listed": ("graphs.onnx.text", "other.onnx"),
     "graphs for no runtime": ("graphs", {}),
+    "a role composed without a graph for it": ("roles.composed", None),
+    "an alternative composed graph of no graph": ("alternatives", {"openvino": {"composed": "text.onnx"}}),
     "a second runtime that lacks a graph": ("graphs.coreml", {"image": "image.onnx"}),
     "packed weights": ("packed", {"onnx": {"image": "text.onnx"}}),
     "packed weights of no graph": ("packed", {}),
@@ -195,6 +210,19 @@ _DUAL_CHANGES: dict[str, tuple[str, Any]] = {
     "a wrong hash": ("files.image_onnx.sha256", "0" * 64),
     "files as a list": ("files", []),
 }
+_COMPOSING_CHANGES: dict[str, tuple[str, Any]] = {
+    "a composed graph without its role": ("roles.composed", _MISSING),
+    "a composed graph and a weight of the text": ("composed", {"text_weight": 1.0}),
+    "a composed graph and composed null": ("composed", None),
+    "a composed graph that is not listed": ("graphs.onnx.composed", "other.onnx"),
+    "a second runtime without the composed graph": ("graphs.coreml", {"image": "image.onnx", "text": "text.onnx"}),
+    "a second runtime with a composed graph": (
+        "graphs.coreml",
+        {"image": "image.onnx", "text": "text.onnx", "composed": "composed.onnx"},
+    ),
+    "an alternative composed graph": ("alternatives", {"openvino": {"composed": "composed.onnx"}}),
+    "a packed composed graph": ("packed", {"onnx": {"composed": "text.onnx"}}),
+}
 _VLM_CHANGES: dict[str, tuple[str, Any]] = {
     "no token table": ("tokens", _MISSING),
     "a token table of the wrong size": ("tokens.rows", 4),
@@ -206,6 +234,8 @@ _VLM_CHANGES: dict[str, tuple[str, Any]] = {
 
 
 def _changed(manifest: Json, key: str, value: Any) -> Json:
+    if key == "roles.composed" and value is None:
+        value = manifest["roles"]["photo"]
     if key == "roles.document":
         value = manifest["roles"]["photo"] | {"max_tiles": 4}
     *path, last = (part.replace("_onnx", ".onnx") for part in key.split("."))

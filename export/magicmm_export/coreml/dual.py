@@ -37,8 +37,8 @@ class PackageSession:
         self.input_names = frozenset(("ids", "mask") if self._facts.buckets else ("pixels",))
         self.overflowed: tuple[str, ...] = ()
 
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Floats:
-        """Return float32 [n, dim]; each item runs alone.
+    def run(self, inputs: Mapping[str, NDArray[Any]], output: str | None = None) -> Floats:
+        """Return float32 [n, dim]; each item runs alone. A part has one output, whatever is asked for.
 
         Raises:
             MagicError: `argument_invalid` for a text that is longer than every bucket, else as `MilFunction`.

@@ -99,7 +99,7 @@ def _store_weight(graph: GraphWriter, conv: Conv, entry: Grid, means: Array, res
     return (
         graph.constant(f"{conv.name}.weight", codes),
         graph.constant(f"{conv.name}.scale", scale),
-        graph.constant(f"{conv.name}.zero", np.zeros(len(codes), np.int8)),
+        graph.shared(np.array(0, np.int8)),
         *result.store(graph),
         graph.constant(f"{conv.name}.bias", np.rint(bias / (scale * np.float32(entry.scale))).astype(np.int32)),
     )

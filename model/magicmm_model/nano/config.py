@@ -32,6 +32,7 @@ class NanoConfig:
         rank: Of the adapters.
         bank_kept: Concepts that count in the concept bank.
         bank_power: Their chances to this power weigh them.
+        teacher_kept: Concepts that count in what the encoder is taught.
         colour_weight: Of the colours in a photo's vector; the other two parts weigh 1.
         matryoshka: Shorter lengths that vectors may be cut to.
     """
@@ -40,7 +41,7 @@ class NanoConfig:
     cells: int = 16
     classes: int = 1000
     kept: int = 16
-    local_share: float = 0.5
+    local_share: float = 1.0
     vocab: int = 30522
     positions: int = 512
     width: int = 384
@@ -50,6 +51,7 @@ class NanoConfig:
     rank: int = 16
     bank_kept: int = 50
     bank_power: float = 0.7
+    teacher_kept: int = 200
     colour_weight: float = 0.25
     matryoshka: tuple[int, ...] = (256, 128)
 

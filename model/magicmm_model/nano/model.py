@@ -40,7 +40,7 @@ class NanoModel(nn.Module):
         self.connector = SoftWords(config)
         self.encoder = Encoder(config)
         self.colours = ColourWords(config.width)
-        self.bank = ConceptBank(config.classes, config.width, config.bank_kept, config.bank_power)
+        self.bank = ConceptBank(config.classes, config.width, config.bank_power)
 
     def forward(self, ids: Tensor, mask: Tensor, cells: Tensor | None = None) -> Tensor:
         """Encode texts (`cells` None), or photos with or without text; see `Encoder.forward`.
@@ -69,25 +69,28 @@ class NanoModel(nn.Module):
         vectors = self(ids.repeat_interleave(views, 0), mask.repeat_interleave(views, 0), cells.flatten(0, 1))
         return self._mean(vectors, views)
 
-    def indexed(self, cells: Tensor, pixels: Tensor) -> Tensor:
+    def indexed(self, cells: Tensor, pixels: Tensor, read: int | None = None) -> Tensor:
         """Encode photos as they are kept in an index: what the encoder reads, concepts and colours, in one vector.
 
         Args:
             cells: [b, views, cells, channels].
             pixels: Of the first view, uint8 [b, height, width, 3].
+            read: The encoder reads this many views, the first ones; None = all. The bank always sees all.
 
         Returns:
             [b, width], unit rows.
         """
-        views = self.teacher(cells.flatten(0, 1)).view(*cells.shape[:2], -1)
-        bank = functional.normalize(views.sum(1), dim=-1)
+        bank = self._mean(self.concepts(cells.flatten(0, 1)), cells.shape[1])
         colours = self.config.colour_weight * self.colours(pixels)
-        return functional.normalize(self.photos(cells) + bank + colours, dim=-1)
+        return functional.normalize(self.photos(cells[:, :read]) + bank + colours, dim=-1)
+
+    def concepts(self, cells: Tensor) -> Tensor:
+        """Return what views are about, as the concept bank says: [b, cells, channels] -> unit rows [b, width]."""
+        return self.bank.sharp(self.connector.classifier(cells), self.config.bank_kept)
 
     def teacher(self, cells: Tensor) -> Tensor:
-        """Return what the concept bank says of views: [b, cells, channels] -> unit rows [b, width]."""
-        vectors: Tensor = self.bank(self.connector.classifier(cells))
-        return vectors
+        """Return what the encoder is taught of views: what the concept bank says of their places, same shapes."""
+        return self.bank.local(self.connector.classifier(cells), self.config.teacher_kept)
 
     def train_adapters(self) -> None:
         """Train the adapters and the connector's output layer; freeze the rest."""

@@ -60,7 +60,7 @@ class ExecutorchSession:
 
         Args:
             path: The .pte file.
-            part: "vision", "language", "image" or "text".
+            part: "vision", "language", "image", "text" or "composed".
             threads: 0 leaves the number as it is. It holds for the whole process.
 
         Raises:
@@ -93,10 +93,11 @@ class ExecutorchSession:
             self._past = tuple(f"past_{kind}_{layer}" for layer in layers for kind in ("key", "value"))
             self._room = meta.input_tensor_meta(3).sizes()[2] if self._past else 0
         inputs = {"language": ("embeds", "last", *self._past), "text": ("ids", "mask")}
+        inputs["composed"] = ("visual", "ids", "mask")
         self.input_names = frozenset(inputs.get(part, ("pixels",)))
 
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Floats:
-        """Return the output as float32, items along the first axis; each item runs alone.
+    def run(self, inputs: Mapping[str, NDArray[Any]], output: str | None = None) -> Floats:
+        """Return the first output, or the one that is named, as float32, items along the first axis; each runs alone.
 
         Raises:
             MagicError: `text_invalid` for a sequence longer than every method, `runtime_failed` with what ExecuTorch
@@ -104,10 +105,11 @@ class ExecutorchSession:
         """
         if self._part == "language":
             return self._run_embeds(inputs)
-        if self._part == "text":
+        if self._part in ("text", "composed"):
             return self._run_ids(inputs)
         pixels, views = inputs["pixels"], self._views
-        return self._stacked(self._part, [[pixels[at : at + views]] for at in range(0, len(pixels), views)])
+        items: list[list[NDArray[Any]]] = [[pixels[at : at + views]] for at in range(0, len(pixels), views)]
+        return self._stacked(self._part, items, place=int(output == "visual"))
 
     def _run_embeds(self, inputs: Mapping[str, NDArray[Any]]) -> Floats:
         embeds = inputs["embeds"]
@@ -123,7 +125,8 @@ class ExecutorchSession:
     def _run_ids(self, inputs: Mapping[str, NDArray[Any]]) -> Floats:
         length = self._length_for(inputs["ids"])
         ids, mask = (_filled(inputs[name], length) for name in ("ids", "mask"))
-        items = [[ids[at : at + 1], mask[at : at + 1]] for at in range(len(ids))]
+        before = [inputs["visual"]] if self._part == "composed" else []
+        items = [[values[at : at + 1] for values in (*before, ids, mask)] for at in range(len(ids))]
         return self._stacked(method_name(self._part, length), items)
 
     def _length_for(self, sequences: NDArray[Any]) -> int:
@@ -147,22 +150,22 @@ class ExecutorchSession:
             _OPEN.add(self)
         return self._opened
 
-    def _stacked(self, name: str, items: list[list[NDArray[Any]]]) -> Floats:
+    def _stacked(self, name: str, items: list[list[NDArray[Any]]], place: int = 0) -> Floats:
         try:
             with _LOCK, quiet():
                 method = self._program().load_method(name)
-                rows = [self._execute(method, item) for item in items]
+                rows = [self._execute(method, item, place) for item in items]
             return np.concatenate(rows)
         except Exception as error:  # as above
             raise _failed("ExecuTorch failed", error) from None
 
-    def _execute(self, method: Any, arrays: list[NDArray[Any]]) -> Floats:
-        for place, array in enumerate(arrays):
-            wanted = tuple(method.metadata.input_tensor_meta(place).sizes())
+    def _execute(self, method: Any, arrays: list[NDArray[Any]], place: int) -> Floats:
+        for number, array in enumerate(arrays):
+            wanted = tuple(method.metadata.input_tensor_meta(number).sizes())
             if array.shape != wanted:  # the runtime would say only that a check failed
-                raise ValueError(f"input {place} is {list(array.shape)}, not {list(wanted)}")
+                raise ValueError(f"input {number} is {list(array.shape)}, not {list(wanted)}")
         tensors = [self._tensor(np.require(array, requirements=["C", "W"])) for array in arrays]
-        return np.array(method.execute(tensors)[0].numpy(), dtype=np.float32)
+        return np.array(method.execute(tensors)[place].numpy(), dtype=np.float32)
 
     def _prefix(self, inputs: Mapping[str, NDArray[Any]]) -> list[NDArray[Any]]:
         """Return the length of the prefix and its keys and values, padded to what the methods take."""

@@ -78,16 +78,16 @@ class OpenvinoSession:
         self._watched = tuple(watched)
         self._lock = threading.Lock()  # one request holds one item
 
-    def run(self, inputs: Mapping[str, NDArray[Any]]) -> Floats:
-        """Return the first output as float32.
+    def run(self, inputs: Mapping[str, NDArray[Any]], output: str | None = None) -> Floats:
+        """Return the first output, or the one that is named, as float32.
 
         Raises:
             MagicError: `runtime_failed` with what OpenVINO said.
         """
-        return self.run_watched(inputs)[0]
+        return self.run_watched(inputs, output)[0]
 
-    def run_watched(self, inputs: Mapping[str, NDArray[Any]]) -> list[Floats]:
-        """Return the first output, then the watched values, as float32 with the items along the first axis.
+    def run_watched(self, inputs: Mapping[str, NDArray[Any]], output: str | None = None) -> list[Floats]:
+        """Return the first output or the named one, then the watched values, as float32, items along the first axis.
 
         Raises:
             MagicError: `runtime_failed` with what OpenVINO said.
@@ -95,14 +95,14 @@ class OpenvinoSession:
         try:
             (count,) = {len(values) for values in inputs.values()}
             items = ({name: values[at : at + 1] for name, values in inputs.items()} for at in range(count))
-            rows = [self._run_item(item) for item in items]
+            rows = [self._run_item(item, output) for item in items]
             if not rows:
                 raise ValueError("there are no items")
             return [np.concatenate(parts) for parts in zip(*rows, strict=True)]
         except Exception as error:  # as above
             raise _failed("OpenVINO failed", error) from None
 
-    def _run_item(self, item: dict[str, NDArray[Any]]) -> list[Floats]:
+    def _run_item(self, item: dict[str, NDArray[Any]], output: str | None) -> list[Floats]:
         for name, values in item.items():
             dtype, shape = self._inputs[name]
             # OpenVINO takes any shape, without an error, where the graph has free sides.
@@ -110,7 +110,8 @@ class OpenvinoSession:
                 raise ValueError(f"{name} is {values.dtype} {list(values.shape)}, not {dtype} {shape}")
         with self._lock:
             self._request.infer(item)
-            found = [self._request.get_output_tensor(0), *map(self._request.get_tensor, self._watched)]
+            asked = self._request.get_output_tensor(0) if output is None else self._request.get_tensor(output)
+            found = [asked, *map(self._request.get_tensor, self._watched)]
             return [np.array(tensor.data, dtype=np.float32) for tensor in found]
 
 

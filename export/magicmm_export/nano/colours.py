@@ -1,0 +1,40 @@
+"""Write the colours of a photo as nodes (see `magicmm_model.nano.colours`)."""
+
+from __future__ import annotations
+
+import numpy as np
+from onnx import TensorProto
+
+from magicmm_export.graph import Array, GraphWriter
+from magicmm_export.nano.normalise import unit_length
+from magicmm_model.nano.colours import COLOURS, LEVELS, STEP, nearest_colours
+
+
+def add_colours(graph: GraphWriter, pixels: str, views: int, side: int, vectors: Array) -> str:
+    """Add the vector of the first view's colours: pixels uint8 [views * n, side, side, 3] -> unit rows [n, width].
+
+    Args:
+        graph: Where the nodes go.
+        pixels: The views of each photo, one after another.
+        views: Of each photo.
+        side: Of a view.
+        vectors: Of the colour words [11, width].
+    """
+    by_photo = graph.node("Reshape", pixels, graph.ints(-1, views, side, side, 3))
+    bounds = graph.ints(0, 0, 0), graph.ints(1, side, side), graph.ints(1, 2, 3), graph.ints(1, STEP, STEP)
+    looked_at = graph.node("Reshape", graph.node("Slice", by_photo, *bounds), graph.ints(-1, (side // STEP) ** 2, 3))
+    levels = graph.node(
+        "Div", graph.node("Cast", looked_at, to=TensorProto.INT32), graph.shared(np.array(256 // LEVELS, np.int32))
+    )
+    steps = graph.shared(np.array([LEVELS**2, LEVELS, 1], np.int32))
+    places = graph.node("ReduceSum", graph.node("Mul", levels, steps), graph.ints(2), keepdims=0)
+    named = graph.node("Gather", graph.constant("colours.nearest", nearest_colours()), places)
+    marks = graph.node(
+        "OneHot",
+        graph.node("Cast", named, to=TensorProto.INT64),
+        graph.shared(np.array(len(COLOURS), np.int64)),
+        graph.shared(np.array([0, 1], np.float32)),
+    )
+    weights = graph.node("Sqrt", graph.node("ReduceMean", marks, graph.ints(1), keepdims=0))
+    weighed = graph.node("Mul", graph.node("Unsqueeze", weights, graph.ints(2)), graph.constant("colours", vectors))
+    return unit_length(graph, graph.node("ReduceSum", weighed, graph.ints(1), keepdims=0))
