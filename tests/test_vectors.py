@@ -151,6 +151,11 @@ def test_bundle_cases_break_every_rule_with_the_right_code() -> None:
         "packed weights of no graph",
         "an alternative for another runtime",
         "no alternatives",
+        "a dual encoder with a composed graph",
+        "a role composed without a graph for it",
+        "a second runtime with a composed graph",
+        "an alternative composed graph",
+        "a packed composed graph",
     }
 
 

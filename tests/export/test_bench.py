@@ -54,9 +54,9 @@ def test_language_is_timed_for_photo_and_query_apart(vision_language: Path) -> N
 def test_waiting_is_wall_time_and_not_cpu_time(dual: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = OnnxSession.run
 
-    def slow(self: OnnxSession, inputs: Any) -> Any:
+    def slow(self: OnnxSession, inputs: Any, output: str | None = None) -> Any:
         time.sleep(0.05)
-        return run(self, inputs)
+        return run(self, inputs, output)
 
     monkeypatch.setattr(OnnxSession, "run", slow)
     found = {row.task: row for row in measure(Bundle.load(dual), rounds=2, threads=1)[1]}
