@@ -93,16 +93,19 @@ def photo_graph(student: Student, bank: Bank) -> ModelProto:
 
 
 @torch.inference_mode()
-def seen(model: ModelProto | Path, nano: NanoModel, cells: torch.Tensor) -> tuple[Floats, Floats]:
-    """Return unit vectors and visual tokens of photos."""
+def seen(model: ModelProto | Path, nano: NanoModel, cells: torch.Tensor, first: int = 0) -> tuple[Floats, Floats]:
+    """Return unit vectors and visual tokens of photos; the first of them is that many from the start."""
     logits = nano.connector.classifier(cells.flatten(0, 1)).numpy()
-    vector, visual = open_model(model).run(["vector", "visual"], {"logits": logits, "pixels": pictures(len(cells))})
+    vector, visual = open_model(model).run(
+        ["vector", "visual"], {"logits": logits, "pixels": pictures(first, first + len(cells))}
+    )
     return vector, visual
 
 
-def pictures(photos: int) -> NDArray[np.uint8]:
+def pictures(first: int, end: int) -> NDArray[np.uint8]:
     """Return two views of photos, uint8 [2 n, SIDE, SIDE, 3]."""
-    return np.random.default_rng(2).integers(0, 256, (2 * photos, SIDE, SIDE, 3)).astype(np.uint8)
+    views = np.random.default_rng(2).integers(0, 256, (2 * end, SIDE, SIDE, 3))
+    return views[2 * first :].astype(np.uint8)
 
 
 def compose(model: ModelProto | Path, visual: Floats, rows: list[list[int]]) -> Floats:
@@ -118,7 +121,7 @@ def test_float_graphs_say_what_torch_says(trained: Checkpoint, cells: torch.Tens
     vectors, visual = seen(photo_graph(student, trained.bank), trained.model, cells)
     assert visual.shape == (4, views * (1 + TINY.cells), TINY.width)
     np.testing.assert_allclose(
-        vectors, trained.model.indexed(cells, torch.from_numpy(pictures(4)[::2]), views).numpy(), atol=2e-6
+        vectors, trained.model.indexed(cells, torch.from_numpy(pictures(0, 4)[::2]), views).numpy(), atol=2e-6
     )
     rows = [*ROWS, ROWS[0]]
     truth = trained.model.composed(*filled(rows), cells[:, :views]).numpy()
@@ -142,7 +145,7 @@ def test_company_and_filling_change_no_bit(trained: Checkpoint, peaks: dict[str,
     together, visual = seen(graph, trained.model, cells)
     both = compose(composed, visual[:3], ROWS)
     for place, row in enumerate(ROWS):
-        alone, tokens = seen(graph, trained.model, cells[place : place + 1])
+        alone, tokens = seen(graph, trained.model, cells[place : place + 1], place)
         assert np.array_equal(alone[0], together[place]) and np.array_equal(tokens[0], visual[place])
         np.testing.assert_allclose(compose(composed, tokens, [row])[0], both[place], atol=1e-6, rtol=0)
 
