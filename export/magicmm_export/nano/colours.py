@@ -36,5 +36,10 @@ def add_colours(graph: GraphWriter, pixels: str, views: int, side: int, vectors:
         graph.shared(np.array([0, 1], np.float32)),
     )
     weights = graph.node("Sqrt", graph.node("ReduceMean", marks, graph.ints(1), keepdims=0))
-    weighed = graph.node("Mul", graph.node("Unsqueeze", weights, graph.ints(2)), graph.constant("colours", vectors))
-    return unit_length(graph, graph.node("ReduceSum", weighed, graph.ints(1), keepdims=0))
+    weights = graph.node("Unsqueeze", weights, graph.ints(1, 3))
+    # The runtime sums one row alone in another order than several: each photo has two equal rows, which add up.
+    pair = graph.node("Concat", weights, weights, axis=1)
+    rows = graph.node(
+        "ReduceSum", graph.node("Mul", pair, graph.constant("colours", vectors)), graph.ints(2), keepdims=0
+    )
+    return unit_length(graph, graph.node("ReduceSum", rows, graph.ints(1), keepdims=0))
