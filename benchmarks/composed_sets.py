@@ -1,8 +1,8 @@
 """Queries of a photo and words, with the photos that they ask for: real ones, and rendered pairs.
 
 Real ones were written from the queries of `photo_sets.py`: a photo of a castle and "beside a lake" ask for all photos
-of castles beside lakes. Rendered ones paste 25 of Tux Paint's stamps on 12 photos each: the picture of a stamp and words
-for a photo ask for one picture in 300. "held_out" is for judging alone: other stamps on other photos.
+of castles beside lakes. Rendered ones paste 25 of Tux Paint's stamps on 12 photos each: the picture of a stamp and
+words for a photo ask for one picture in 300. "held_out" is for judging alone: other stamps on other photos.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""How good is a checkpoint of the miniature model before it becomes a bundle, beside the concept bank that it replaces?
+"""What each part of the miniature model does, and how much seeds matter, before checkpoints become bundles.
 
-On what settings may be chosen on alone: the development photos of `photo_sets.py`, captions of Tux Paint's stamps, and
-rendered pairs: 25 stamps, each pasted on 12 development photos. There a query is the picture of a stamp and the words
-for a photo; one picture in 300 is right. Late fusion is the sum of both vectors, the words times a weight.
+Searches by words and by photo and words (`photo_sets.py`, `composed_sets.py`, Tux Paint's captions), with vectors of the
+concept bank that the model replaces, of its encoder alone, and of what is indexed in the end. Settings are chosen on
+development sets; `--held-out` adds those that nothing may be chosen on.
 
-    python -m magicmm_export.nano build/nano-fp32.magicmm --precision fp32     # feature maps come from its graph
-    python benchmarks/nano_training.py RUN/stages/distil-*/checkpoint
+    python -m magicmm_export.nano build/nano-bank-fp32.magicmm --precision fp32     # feature maps come from its graph
+    python benchmarks/nano_training.py RUN/stages/distil-*/checkpoint ...
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +23,15 @@ import numpy as np
 import onnx
 import torch
 from onnxruntime import InferenceSession, SessionOptions
-from PIL import Image
 from torch.nn import functional
 
+from composed_sets import ComposedSet, real_queries, rendered_pairs
 from magicmm import Embedder
 from magicmm_model.nano.config import CLS, SEP
 from magicmm_model.nano.storing import TOKENIZER, load_nano, load_tokenizer
-from nano_quality import KS, REFERENCE, fetch_stamps, ranked, useful_stamps
+from nano_quality import KS, fetch_stamps, ranked, useful_stamps
 from photo_sets import photo_set
-from report import CACHE, Report, parser
+from report import CACHE, ROOT, Report, parser
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,57 +40,36 @@ if TYPE_CHECKING:
 
     from magicmm_model.nano.model import NanoModel
 
+REFERENCE = ROOT / "build" / "nano-bank-fp32.magicmm"
 BATCH = 50
-OBJECTS, SIDE, OBJECT_SIDE = 25, 512, 300
-"""Stamps of the rendered pairs; pixels of the shorter side of a scene, and of the longer side of an object."""
-SCENES = {
-    "flowers1": "in a field of tulips",
-    "parks": "in a park",
-    "road": "on a road",
-    "tomato_124": "between tomato plants",
-    "notre-dame": "in front of a cathedral",
-    "Dune": "on a grassy dune by the sea",
-    "Storm": "under storm clouds",
-    "pexels-36030587": "in a bedroom",
-    "pexels-maksgelatin": "in a living room",
-    "EveningGlow": "beside boats at a lake",
-    "Path": "in a forest",
-    "Kite": "in the sky",
-}
-"""Names of development photos, or beginnings of them, and words for each."""
 WEIGHTS = (0.7, 1.0, 1.5)
+"""Of words in late fusion."""
+METRICS = (*(f"R@{k}" for k in KS), "mAP")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a checkpoint is given of photos.
+
+    Attributes:
+        cells: float16 [n, views, 16, 1280].
+        crops: uint8 [n, 256, 256, 3].
+        before: Vectors of the concept bank that the model replaces [n, 384].
+    """
+
+    cells: NDArray[np.float16]
+    crops: NDArray[np.uint8]
+    before: NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Searches:
-    """Queries of words among photos, for one set.
-
-    Attributes:
-        name: Of the set.
-        cells: float16 [photos, views, 16, 1280].
-        queries: Words.
-        right: Places of the photos that each fits.
-    """
+    """Queries of words among photos, for one set."""
 
     name: str
-    cells: NDArray[np.float16]
+    photos: Seen
     queries: Sequence[str]
     right: Sequence[Sequence[int]]
-
-
-@dataclass(frozen=True, slots=True)
-class Pairs:
-    """Rendered pairs.
-
-    Attributes:
-        objects: Cells of the object of each pair.
-        words: For the scene of each.
-        rendered: Cells of each picture.
-    """
-
-    objects: NDArray[np.float16]
-    words: Sequence[str]
-    rendered: NDArray[np.float16]
 
 
 def main() -> int:
@@ -99,16 +79,29 @@ def main() -> int:
     report = Report("nano_training", options)
     maps = FeatureMaps(options.reference)
     stamps = useful_stamps(fetch_stamps())[:: 10 if options.quick else 1]
-    photos = photo_set("development")
-    stamp_cells = maps.cells("stamps", [path for path, _ in stamps])
-    searches = [
-        Searches("development", maps.cells("development", photos.photos), *zip(*photos.queries, strict=True)),
-        Searches("stamps", stamp_cells, [caption for _, caption in stamps], [[place] for place in range(len(stamps))]),
-    ]
-    pairs = rendered_pairs(maps, [path for path, _ in stamps], photos.photos)
+    pictures = [path for path, _ in stamps]
+    names = ("development", "held_out") if options.held_out else ("development",)
+    right = [[place] for place in range(len(stamps))]
+    searches = [Searches("stamps", maps.of("stamps", pictures), [caption for _, caption in stamps], right)]
+    asked: list[tuple[ComposedSet, Seen, Seen]] = []
+    for name in names:
+        photos = photo_set(name)
+        seen = maps.of(name, photos.photos)
+        searches.append(Searches(name, seen, *zip(*photos.queries, strict=True)))
+        for found in (real_queries(name), rendered_pairs(name, pictures)):
+            asked.append((found, maps.of(found.name, found.photos), maps.of(f"{found.name}, asked", found.asked)))
+    tables: defaultdict[str, defaultdict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
     for folder in folders:
         scorer = Scorer(load_nano(folder).eval(), load_tokenizer(folder / TOKENIZER))
-        show(report, folder.parent.name, scorer, searches, pairs)
+        for search in searches:
+            for label, scores in by_words(scorer, search).items():
+                tables[f"{search.name}, {len(search.queries)} queries"][label].append(scores)
+        for found, held, objects in asked:
+            for label, scores in by_both(scorer, found, held, objects).items():
+                tables[f"{found.name}, {len(found.words)} queries of photo and words"][label].append(scores)
+    for title, table in tables.items():
+        rows = [[label, *_mean_and_spread(scores)] for label, scores in table.items()]
+        report.table(f"{title}: mean of {len(folders)} seeds (least to most)", ["vectors", *METRICS], rows)
     report.finish()
     return 0
 
@@ -116,8 +109,9 @@ def main() -> int:
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser."""
     found = parser(__doc__)
-    found.add_argument("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT")
+    found.add_argument("checkpoints", nargs="+", type=Path, metavar="CHECKPOINT", help="one a seed")
     found.add_argument("--reference", type=Path, metavar="PATH", default=REFERENCE, help="the concept bank in float32")
+    found.add_argument("--held-out", action="store_true", help="also the sets that nothing may be chosen on")
     return found
 
 
@@ -132,22 +126,31 @@ class FeatureMaps:
         model.graph.output.append(onnx.helper.make_tensor_value_info(pooled, onnx.TensorProto.FLOAT, None))
         self._pooled, self._graph = pooled, model.SerializeToString()
 
-    def cells(self, name: str, photos: Sequence[Path]) -> NDArray[np.float16]:
-        """Return [photos, views, 16, 1280]."""
+    def of(self, name: str, photos: Sequence[Path]) -> Seen:
+        """Return what the graph makes of photos; equal ones are read once."""
+        different = list(dict.fromkeys(photos))
         identity = hashlib.sha256(self._embedder.fingerprint.encode())
-        for path in photos:
+        for path in different:
             identity.update(path.read_bytes())
-        kept = CACHE / f"nano-maps-{name}-{identity.hexdigest()[:16]}.npy"
+        kept = CACHE / f"nano-maps-{name.replace(', ', '-')}-{identity.hexdigest()[:16]}.npz"
         if not kept.exists():
-            session = InferenceSession(self._graph, SessionOptions(), providers=["CPUExecutionProvider"])
-            rows = []
-            for path in photos:
-                (pooled,) = session.run([self._pooled], {"pixels": self._embedder.prepare(path)})
-                rows.append(pooled.reshape(len(pooled), pooled.shape[1], -1).transpose(0, 2, 1).astype(np.float16))
             kept.parent.mkdir(parents=True, exist_ok=True)
-            np.save(kept, np.stack(rows))
-        found: NDArray[np.float16] = np.load(kept)
-        return found
+            np.savez(kept, **self._run(different))
+        arrays = np.load(kept)
+        places = {path: place for place, path in enumerate(different)}
+        order = [places[path] for path in photos]
+        return Seen(*(arrays[part][order] for part in ("cells", "crops", "before")))
+
+    def _run(self, photos: Sequence[Path]) -> dict[str, NDArray[np.generic]]:
+        session = InferenceSession(self._graph, SessionOptions(), providers=["CPUExecutionProvider"])
+        cells, crops, before = [], [], []
+        for path in photos:
+            pixels = self._embedder.prepare(path)
+            vector, pooled = session.run(["vector", self._pooled], {"pixels": pixels})
+            cells.append(pooled.reshape(len(pooled), pooled.shape[1], -1).transpose(0, 2, 1).astype(np.float16))
+            crops.append(pixels[0])
+            before.append(vector[0])
+        return {"cells": np.stack(cells), "crops": np.stack(crops), "before": np.stack(before)}
 
 
 class Scorer:
@@ -167,98 +170,72 @@ class Scorer:
         return torch.cat(rows)
 
     @torch.inference_mode()
-    def photos(self, cells: NDArray[np.float16]) -> tuple[Tensor, Tensor]:
-        """Return vectors of the model and of its concept bank."""
-        own, bank = [], []
-        for start in range(0, len(cells), BATCH):
-            part = torch.from_numpy(cells[start : start + BATCH].astype(np.float32))
-            own.append(self._model.photos(part))
-            views = self._model.teacher(part.flatten(0, 1))
-            bank.append(functional.normalize(views.reshape(len(part), -1, views.shape[-1]).sum(1)))
-        return torch.cat(own), torch.cat(bank)
+    def photos(self, seen: Seen) -> dict[str, Tensor]:
+        """Return vectors by the parts of the model."""
+        parts = defaultdict(list)
+        for start in range(0, len(seen.cells), BATCH):
+            cells = torch.from_numpy(seen.cells[start : start + BATCH].astype(np.float32))
+            parts["encoder alone"].append(self._model.photos(cells))
+            views = self._model.concepts(cells.flatten(0, 1)).view(*cells.shape[:2], -1)
+            parts["concepts alone"].append(functional.normalize(views.sum(1), dim=-1))
+            crops = torch.from_numpy(seen.crops[start : start + BATCH])
+            parts["indexed: encoder, concepts, colours"].append(self._model.indexed(cells, crops))
+        return {"concept bank, as before": torch.from_numpy(seen.before), **{k: torch.cat(v) for k, v in parts.items()}}
 
     @torch.inference_mode()
-    def composed(self, cells: NDArray[np.float16], texts: Sequence[str]) -> Tensor:
+    def composed(self, seen: Seen, texts: Sequence[str]) -> Tensor:
         """Return vectors of photos with words, in one pass each."""
         rows = []
-        for photo, text in zip(cells, texts, strict=True):
+        for cells, text in zip(seen.cells, texts, strict=True):
             words = self._tokenizer.encode(text, add_special_tokens=False).ids
             ids = torch.tensor([[CLS, SEP, *words, SEP]])
-            part = torch.from_numpy(photo[None].astype(np.float32))
+            part = torch.from_numpy(cells[None].astype(np.float32))
             rows.append(self._model.composed(ids, torch.ones_like(ids), part))
         return torch.cat(rows)
 
 
-def show(report: Report, name: str, scorer: Scorer, searches: Sequence[Searches], pairs: Pairs) -> None:
-    """Add the tables of one checkpoint."""
-    for found in searches:
-        queries = scorer.texts(found.queries)
-        own, bank = scorer.photos(found.cells)
-        variants = {"concept bank": bank, "model": own, "sum": functional.normalize(own + bank)}
-        rows = [[label, *_recall(queries, held, found.right)] for label, held in variants.items()]
-        cosine = float((own * bank).sum(1).mean())
-        title = f"{name}: {found.name}, {len(found.queries)} queries, cosine to the concept bank {cosine:.3f}"
-        report.table(title, ["vectors of photos", *(f"R@{k}" for k in KS), "mAP"], rows)
-    own, bank = scorer.photos(pairs.rendered)
-    objects, object_bank = scorer.photos(pairs.objects)
-    words, both = scorer.texts(pairs.words), scorer.composed(pairs.objects, pairs.words)
-    held = functional.normalize(own + bank)
-    asked = {f"late fusion, concept bank, weight {weight}": (object_bank + weight * words, bank) for weight in WEIGHTS}
-    asked |= {f"late fusion, model, weight {weight}": (objects + weight * words, own) for weight in WEIGHTS}
-    asked |= {"composed, photos of the model": (both, own), "composed, photos of the sum": (both, held)}
-    right = [[place] for place in range(len(pairs.words))]
-    rows = [[label, *_recall(functional.normalize(query), of, right)] for label, (query, of) in asked.items()]
-    report.table(f"{name}: {len(right)} rendered pairs", ["query", *(f"R@{k}" for k in KS), "mAP"], rows)
+def by_words(scorer: Scorer, search: Searches) -> dict[str, list[float]]:
+    """Return recall and precision by the vectors that photos have."""
+    queries = scorer.texts(search.queries)
+    vectors = scorer.photos(search.photos)
+    bare = vectors["encoder alone"] + vectors["concepts alone"]
+    vectors["encoder and concepts"] = functional.normalize(bare, dim=-1)
+    return {label: _scores((queries @ held.T).numpy(), search.right) for label, held in vectors.items()}
 
 
-def _recall(queries: Tensor, held: Tensor, right: Sequence[Sequence[int]]) -> list[float]:
-    ranks, precision = ranked((queries @ held.T).numpy(), right)
+def by_both(scorer: Scorer, found: ComposedSet, held: Seen, objects: Seen) -> dict[str, list[float]]:
+    """Return the same for queries of photo and words, late fusion beside one pass."""
+    photos, asked = scorer.photos(held), scorer.photos(objects)
+    words = scorer.texts(found.words)
+    before, indexed = "concept bank, as before", "indexed: encoder, concepts, colours"
+    queries = {
+        f"{name}, late fusion, words x {weight}": (asked[name] + weight * words, photos[name])
+        for name in (before, indexed)
+        for weight in WEIGHTS
+    }
+    queries["one pass"] = (scorer.composed(objects, found.words), photos[indexed])
+    rows = {}
+    for label, (query, among) in queries.items():
+        scores = (functional.normalize(query, dim=-1) @ among.T).numpy()
+        for row, place in enumerate(found.itself):
+            if place >= 0:
+                scores[row, place] = -2
+        rows[label] = _scores(scores, found.right)
+    return rows
+
+
+def _scores(scores: NDArray[np.float32], right: Sequence[Sequence[int]]) -> list[float]:
+    ranks, precision = ranked(scores, right)
     return [*(float((ranks < k).mean()) for k in KS), float(precision.mean())]
 
 
-def rendered_pairs(maps: FeatureMaps, stamps: Sequence[Path], photos: Sequence[Path]) -> Pairs:
-    """Paste stamps on photos, the same way every time."""
-    rng = np.random.default_rng(0)
-    cut_out = [path for path in stamps if _is_cut_out(path)]
-    objects = [cut_out[place] for place in sorted(rng.permutation(len(cut_out))[:OBJECTS])]
-    folder = CACHE / "nano-pairs"
-    folder.mkdir(parents=True, exist_ok=True)
-    paths, words, of = [], [], []
-    for thing in objects:
-        for scene, phrase in SCENES.items():
-            path = folder / f"{thing.stem}-{scene}.png"
-            _paste(thing, _named(photos, scene), rng).save(path)
-            paths.append(path)
-            words.append(phrase)
-            of.append(thing)
-    cells = dict(zip(objects, maps.cells("objects", objects), strict=True))
-    return Pairs(np.stack([cells[thing] for thing in of]), words, maps.cells("pairs", paths))
-
-
-def _is_cut_out(path: Path) -> bool:
-    with Image.open(path) as image:
-        if image.mode != "RGBA" or min(image.size) < OBJECT_SIDE // 3:
-            return False
-        share = float((np.asarray(image)[..., 3] > 127).mean())
-    return 0.25 < share < 0.9  # neither a speck nor a whole picture
-
-
-def _named(photos: Sequence[Path], name: str) -> Path:
-    return next(path for path in photos if path.stem.startswith(name) or name in path.parts)
-
-
-def _paste(thing: Path, scene: Path, rng: np.random.Generator) -> Image.Image:
-    with Image.open(scene) as opened:
-        below = opened.convert("RGB")
-    factor = SIDE / min(below.size)
-    below = below.resize((round(below.width * factor), round(below.height * factor)))
-    with Image.open(thing) as opened:
-        above = opened.convert("RGBA")
-    factor = OBJECT_SIDE / max(above.size)
-    above = above.resize((max(1, round(above.width * factor)), max(1, round(above.height * factor))))
-    left, top = (int(rng.integers(0, space + 1)) for space in (below.width - above.width, below.height - above.height))
-    below.paste(above, (left, top), above)
-    return below
+def _mean_and_spread(rows: list[list[float]]) -> list[str]:
+    values = np.array(rows)
+    low, high = values.min(0), values.max(0)
+    return [
+        f"{mean:.3f}" + ("" if first == last else f" ({first:.3f} to {last:.3f})")
+        for mean, first, last in zip(values.mean(0), low, high, strict=True)
+    ]
 
 
 if __name__ == "__main__":
