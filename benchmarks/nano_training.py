@@ -22,7 +22,6 @@ import numpy as np
 import onnx
 import torch
 from onnxruntime import InferenceSession, SessionOptions
-from PIL import Image
 from torch.nn import functional
 
 from magicmm import Embedder
@@ -30,6 +29,7 @@ from magicmm_model.nano.config import CLS, SEP
 from magicmm_model.nano.storing import TOKENIZER, load_nano, load_tokenizer
 from nano_quality import KS, REFERENCE, fetch_stamps, ranked, useful_stamps
 from photo_sets import photo_set
+from rendered import render
 from report import CACHE, Report, parser
 
 if TYPE_CHECKING:
@@ -40,23 +40,6 @@ if TYPE_CHECKING:
     from magicmm_model.nano.model import NanoModel
 
 BATCH = 50
-OBJECTS, SIDE, OBJECT_SIDE = 25, 512, 300
-"""Stamps of the rendered pairs; pixels of the shorter side of a scene, and of the longer side of an object."""
-SCENES = {
-    "flowers1": "in a field of tulips",
-    "parks": "in a park",
-    "road": "on a road",
-    "tomato_124": "between tomato plants",
-    "notre-dame": "in front of a cathedral",
-    "Dune": "on a grassy dune by the sea",
-    "Storm": "under storm clouds",
-    "pexels-36030587": "in a bedroom",
-    "pexels-maksgelatin": "in a living room",
-    "EveningGlow": "beside boats at a lake",
-    "Path": "in a forest",
-    "Kite": "in the sky",
-}
-"""Names of development photos, or beginnings of them, and words for each."""
 WEIGHTS = (0.7, 1.0, 1.5)
 
 
@@ -218,47 +201,11 @@ def _recall(queries: Tensor, held: Tensor, right: Sequence[Sequence[int]]) -> li
 
 def rendered_pairs(maps: FeatureMaps, stamps: Sequence[Path], photos: Sequence[Path]) -> Pairs:
     """Paste stamps on photos, the same way every time."""
-    rng = np.random.default_rng(0)
-    cut_out = [path for path in stamps if _is_cut_out(path)]
-    objects = [cut_out[place] for place in sorted(rng.permutation(len(cut_out))[:OBJECTS])]
-    folder = CACHE / "nano-pairs"
-    folder.mkdir(parents=True, exist_ok=True)
-    paths, words, of = [], [], []
-    for thing in objects:
-        for scene, phrase in SCENES.items():
-            path = folder / f"{thing.stem}-{scene}.png"
-            _paste(thing, _named(photos, scene), rng).save(path)
-            paths.append(path)
-            words.append(phrase)
-            of.append(thing)
+    rendered = render(stamps, photos)
+    objects = list(dict.fromkeys(pair.thing for pair in rendered))
     cells = dict(zip(objects, maps.cells("objects", objects), strict=True))
-    return Pairs(np.stack([cells[thing] for thing in of]), words, maps.cells("pairs", paths))
-
-
-def _is_cut_out(path: Path) -> bool:
-    with Image.open(path) as image:
-        if image.mode != "RGBA" or min(image.size) < OBJECT_SIDE // 3:
-            return False
-        share = float((np.asarray(image)[..., 3] > 127).mean())
-    return 0.25 < share < 0.9  # neither a speck nor a whole picture
-
-
-def _named(photos: Sequence[Path], name: str) -> Path:
-    return next(path for path in photos if path.stem.startswith(name) or name in path.parts)
-
-
-def _paste(thing: Path, scene: Path, rng: np.random.Generator) -> Image.Image:
-    with Image.open(scene) as opened:
-        below = opened.convert("RGB")
-    factor = SIDE / min(below.size)
-    below = below.resize((round(below.width * factor), round(below.height * factor)))
-    with Image.open(thing) as opened:
-        above = opened.convert("RGBA")
-    factor = OBJECT_SIDE / max(above.size)
-    above = above.resize((max(1, round(above.width * factor)), max(1, round(above.height * factor))))
-    left, top = (int(rng.integers(0, space + 1)) for space in (below.width - above.width, below.height - above.height))
-    below.paste(above, (left, top), above)
-    return below
+    pictures = maps.cells("pairs", [pair.path for pair in rendered])
+    return Pairs(np.stack([cells[pair.thing] for pair in rendered]), [pair.words for pair in rendered], pictures)
 
 
 if __name__ == "__main__":
