@@ -169,7 +169,7 @@ class Ways:
 
     def photos(self, one: Asked) -> Array:
         """The examples alone, whatever else was said."""
-        return prototype(self._embedder, one.concept)
+        return prototype(self._embedder, one.concept).astype(np.float32)
 
     def less_mean(self, one: Asked) -> Array:
         """The examples less half of the library's mean."""

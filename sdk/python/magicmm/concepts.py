@@ -23,7 +23,7 @@ _FILLERS = frozenset(
     )
 )
 """Words that, alone beside a name, say nothing of the photo: "show me all photos of Momo"."""
-_POSSESSIVE = re.compile(r"['\u2019]s\b", re.IGNORECASE)
+_APOSTROPHES = ("'", "\u2019")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +54,11 @@ class Word(NamedTuple):
 
 
 def words_of(text: str) -> list[Word]:
-    """Split a text into words: runs of letters, digits, marks and underscores."""
+    """Split a text into words: runs of letters, numbers, marks and underscores."""
     found: list[Word] = []
     start = None
     for place, char in enumerate(text + " "):
-        if char.isalnum() or char == "_" or unicodedata.category(char).startswith("M"):
+        if char == "_" or unicodedata.category(char)[0] in "LNM":
             start = place if start is None else start
         elif start is not None:
             found.append(Word(start, place, _fold(text[start:place])))
@@ -129,9 +129,10 @@ def _without(text: str, words: list[Word], found: dict[int, Key]) -> str | None:
     end = 0
     for first in sorted(found):
         pieces.append(text[end : words[first].start])
-        end = words[first + len(found[first]) - 1].stop
-        possessive = _POSSESSIVE.match(text, end)
-        end = possessive.end() if possessive else end
+        behind = first + len(found[first])
+        end = words[behind - 1].stop
+        if behind < len(words) and text[end] in _APOSTROPHES and words[behind][::2] == (end + 1, "s"):
+            end = words[behind].stop  # the "'s" of "Momo's ball"
     pieces.append(text[end:])
     kept = []
     for piece in pieces:
@@ -142,5 +143,11 @@ def _without(text: str, words: list[Word], found: dict[int, Key]) -> str | None:
 
 
 def _fold(word: str) -> str:
-    plain = unicodedata.normalize("NFKD", word.casefold())
-    return "".join(char for char in plain if not unicodedata.combining(char)).casefold()
+    """Drop letter case and accents, by steps that every language can take."""
+    plain = unicodedata.normalize("NFKD", _one_case(word))
+    return _one_case("".join(char for char in plain if not "\u0300" <= char <= "\u036f"))
+
+
+def _one_case(word: str) -> str:
+    # Upper case first makes one of "ß" and "SS", of the two lower-case sigmas, and of the dotless i and I.
+    return "".join(char.upper().lower() for char in word)

@@ -6,7 +6,7 @@ Weights were chosen on development photos and rendered pairs (benchmarks/taught.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from magicmm.embedder import Embedder, Vector
     from magicmm.index import Index
+
+    Exact = NDArray[np.float64]
+    """float64 [dim]: queries come out alike in every language, whatever the order of sums."""
 
 REST_WEIGHT = 1.0
 """Weight of the other words (or of photo and words) beside the concepts, both of unit length."""
@@ -74,26 +77,27 @@ def embed_read(embedder: Embedder, read: ReadText, image: object | None, truncat
         return embedder.embed_query(read.rest, image, truncate)
     vector = _unit(np.sum([prototype(embedder, concept) for concept in read.concepts], axis=0))
     if read.rest is not None or image is not None:
-        vector = _unit(vector + np.float32(REST_WEIGHT) * embedder.embed_query(read.rest, image, truncate))
-    return vector
+        vector = _unit(vector + REST_WEIGHT * _unit(embedder.embed_query(read.rest, image, truncate)))
+    return vector.astype(np.float32)
 
 
-def prototype(embedder: Embedder, concept: NamedConcept) -> Vector:
+def prototype(embedder: Embedder, concept: NamedConcept) -> Exact:
     """Return the unit vector that stands for a concept: the mean of its examples, its noun among them."""
-    vector = _unit(concept.examples.sum(axis=0))
+    vector = _unit(concept.examples.sum(axis=0, dtype=np.float64))
     if concept.noun is not None:
-        noun = embedder.embed_text(concept.noun, truncate=True)
-        vector = _unit(vector + np.float32(NOUN_WEIGHT / len(concept.examples)) * noun)
+        noun = _unit(embedder.embed_query(concept.noun, truncate=True))
+        vector = _unit(vector + NOUN_WEIGHT / len(concept.examples) * noun)
     return vector
 
 
-def _unit(vector: Vector) -> Vector:
-    length = np.linalg.norm(vector)
+def _unit(vector: NDArray[np.floating[Any]]) -> Exact:
+    exact = vector.astype(np.float64)
+    length = np.sqrt(exact @ exact)
     if length < _LEAST_LENGTH:
         raise MagicError(
             ErrorCode.ARGUMENT_INVALID,
             "The taught photos and the words of this query cancel each other out.",
             "Search without taught names (--no-taught), or teach by other photos.",
         )
-    unit: Vector = vector / length
+    unit: Exact = exact / length
     return unit

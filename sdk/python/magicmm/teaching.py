@@ -41,7 +41,7 @@ class Teaching:
         """See `Gallery.teach`; `model` is the active one and that of the embedder."""
         name = tidy_name(name)
         if noun is not None:
-            self._embedder.embed_text(noun)  # a noun that the model cannot read is refused now, not by a search
+            self._embedder.embed_query(noun)  # a noun that the model cannot read is refused now, not by a search
         if not photos:
             raise MagicError(ErrorCode.ARGUMENT_INVALID, f"No photo shows {name!r}.", "Give one photo or more.")
         with writer_lock(self._path), closing(Index(self._path)) as index:
