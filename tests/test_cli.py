@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -311,6 +313,17 @@ def test_rebuild_sets_a_damaged_index_aside_and_makes_it_anew(indexed: Shell) ->
     assert answer["indexed"] == 6
     assert Path(answer["set_aside"]).exists()
     assert names(indexed.json("search", "red"))[0] == "red"
+
+
+def test_rebuild_of_a_damaged_index_keeps_taught_names(indexed: Shell) -> None:
+    taught = indexed.json("teach", "our dog", str(indexed.photos / "green.jpg"))
+    with closing(sqlite3.connect(indexed.index)) as database:
+        database.execute("UPDATE photo SET reason = 'nonsense' WHERE id = 1")
+        database.commit()
+    answer = indexed.json("rebuild")
+    assert (answer["indexed"], answer["set_aside"] is None) == (6, False)
+    assert indexed.json("taught", bundle=False) == {"taught": [taught]}
+    assert names(indexed.json("search", "our dog", "-k", "1")) == ["green"]
 
 
 def test_info_and_verify_describe_the_bundle(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:

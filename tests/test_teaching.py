@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -31,6 +32,7 @@ from magicmm.gallery import Gallery
 from magicmm.index import Index
 from magicmm.locking import writer_lock
 from magicmm.sources import folder_uri, path_uri
+from magicmm.teaching import restore_concepts
 
 
 @pytest.fixture
@@ -309,6 +311,25 @@ def test_rows_that_make_no_sense_are_index_corrupt(gallery: Gallery, damage: str
     with closing(Index(gallery.index_path)) as index, index.transaction():
         index.query(damage)
     assert code_of(gallery.search, "Momo") is ErrorCode.INDEX_CORRUPT
+
+
+def test_names_are_saved_from_a_damaged_index(gallery: Gallery, tmp_path: Path) -> None:
+    taught = gallery.teach("our dog", [photo(gallery, "red"), photo(gallery, "blue")], noun="a dog")
+    gallery.teach("Lulu", [photo(gallery, "green")])
+    with closing(sqlite3.connect(gallery.index_path)) as database:
+        database.execute("UPDATE example SET codes = 'text' WHERE concept_id = 2")
+        database.commit()
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    damaged = tmp_path / "damaged.db"
+    damaged.write_bytes(gallery.index_path.read_bytes())
+    with Gallery.open(tmp_path / "new.db", counting(), [tmp_path / "photos"]) as new:
+        synced(new)
+        assert restore_concepts(damaged, new.index_path) == 1
+        assert new.taught() == [taught]
+        assert restore_concepts(tmp_path / "missing.db", new.index_path) == 1
+        (tmp_path / "junk.db").write_bytes(b"junk" * 1000)
+        assert restore_concepts(tmp_path / "junk.db", new.index_path) == 1
+        assert_index_is_sound(new.index_path)
 
 
 def test_vectors_are_unit_rows(gallery: Gallery) -> None:

@@ -131,6 +131,7 @@ def run_rebuild(options: Namespace) -> int:
     """Embed all photos anew; a damaged index is set aside first."""
     from magicmm.doctor import set_aside_if_damaged
     from magicmm.sources import require_folder
+    from magicmm.teaching import restore_concepts
 
     sources: list[Any] = [require_folder(folder) for folder in options.folders]
     aside, known = set_aside_if_damaged(_index_path(options))
@@ -146,6 +147,8 @@ def run_rebuild(options: Namespace) -> int:
     with _open_gallery(options, sources) as gallery:
         last = show_progress(gallery.rebuild() if aside is None else gallery.sync())
         indexed = gallery.status().indexed
+    if aside is not None:
+        restore_concepts(aside, _index_path(options))
     if options.json:
         _write_json(_counts(last) | {"indexed": indexed, "set_aside": None if aside is None else str(aside)})
     else:

@@ -103,7 +103,11 @@ class ConceptRows:
         rows = self._index.query(
             "SELECT hash, uri, fingerprint, scale, codes FROM example WHERE concept_id = ? ORDER BY rowid", concept.id
         )
-        return [self._example(*row) for row in rows]
+        found = [read_example(*row) for row in rows]
+        sound = [example for example in found if example is not None]
+        if len(sound) < len(found):
+            raise corrupt(self._index.path, "the table of examples makes no sense")
+        return sound
 
     def vectors(self, concept: KnownConcept, fingerprint: str, dim: int) -> NDArray[np.float32]:
         """Return the vectors of a concept's examples that a model made: [n, dim], unit rows."""
@@ -118,12 +122,14 @@ class ConceptRows:
             return KnownConcept(concept_id, name, noun)
         raise corrupt(self._index.path, "the table of concepts makes no sense")
 
-    def _example(self, digest: Any, uri: Any, fingerprint: Any, scale: Any, codes: Any) -> Example:
-        is_placed = isinstance(digest, bytes) and isinstance(uri, (str, type(None)))
-        is_vector = isinstance(codes, bytes) and isinstance(scale, float) and 0 < scale <= 1
-        if is_placed and is_vector and isinstance(fingerprint, str):
-            return Example(digest, uri, fingerprint, np.frombuffer(codes, np.int8), scale)
-        raise corrupt(self._index.path, "the table of examples makes no sense")
+
+def read_example(digest: Any, uri: Any, fingerprint: Any, scale: Any, codes: Any) -> Example | None:
+    """Return a row of `example`; None when it makes no sense."""
+    is_placed = isinstance(digest, bytes) and isinstance(uri, (str, type(None)))
+    is_vector = isinstance(codes, bytes) and isinstance(scale, float) and 0 < scale <= 1
+    if is_placed and is_vector and isinstance(fingerprint, str):
+        return Example(digest, uri, fingerprint, np.frombuffer(codes, np.int8), scale)
+    return None
 
 
 def describe(concept: KnownConcept, examples: Sequence[Example], fingerprint: str | None) -> Concept:

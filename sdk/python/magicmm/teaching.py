@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import sqlite3
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from magicmm.concept_rows import ConceptRows, Example, KnownConcept, describe
+from magicmm.concept_rows import ConceptRows, Example, KnownConcept, describe, read_example
 from magicmm.concepts import Concept, key_of, may_be_name, tidy_name
 from magicmm.errors import ErrorCode, MagicError
 from magicmm.index import Index
@@ -119,6 +121,37 @@ def put_renewed(index: Index, renewed: Sequence[tuple[KnownConcept, Example]]) -
     rows = ConceptRows(index)
     for concept, example in renewed:
         rows.put_example(concept, example)
+
+
+def restore_concepts(damaged: Path, index_path: Path) -> int:
+    """Copy what can still be read of the concepts of a damaged index into a new one; return how many there are then.
+
+    Names cannot be made again from the photos, as all else can.
+    """
+    with writer_lock(index_path), closing(Index(index_path)) as index:
+        rows = ConceptRows(index)
+        with index.transaction():
+            for name, noun, examples in _salvage(damaged):
+                with contextlib.suppress(MagicError):  # what is no name any more
+                    concept = rows.put(tidy_name(name), noun)
+                    for example in examples:
+                        rows.put_example(concept, example)
+        return len(rows.known())
+
+
+def _salvage(damaged: Path) -> list[tuple[str, str | None, list[Example]]]:
+    found: dict[int, tuple[str, str | None, list[Example]]] = {}
+    address = f"{damaged.absolute().as_uri()}?mode=ro"
+    with contextlib.suppress(sqlite3.Error, OSError), closing(sqlite3.connect(address, uri=True)) as database:
+        for concept_id, name, noun in database.execute("SELECT id, name, noun FROM concept"):
+            if isinstance(name, str) and isinstance(noun, (str, type(None))):
+                found[concept_id] = name, noun, []
+        columns = "SELECT concept_id, hash, uri, fingerprint, scale, codes FROM example ORDER BY rowid"
+        for concept_id, *row in database.execute(columns):
+            example = read_example(*row)
+            if concept_id in found and example is not None:
+                found[concept_id][2].append(example)
+    return [lesson for lesson in found.values() if lesson[2]]
 
 
 def _renewed(
