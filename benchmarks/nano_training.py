@@ -1,7 +1,7 @@
 """What each part of the miniature model does, and how much seeds matter, before checkpoints become bundles.
 
-Searches by words and by photo and words (`photo_sets.py`, `composed_sets.py`, Tux Paint's captions), with vectors of the
-concept bank that the model replaces, of its encoder alone, and of what is indexed in the end. Settings are chosen on
+Searches by words and by photo and words (`photo_sets.py`, `composed_sets.py`, Tux Paint's captions), with vectors of
+the concept bank that the model replaces, of its encoder alone, and of what is indexed in the end. Settings are chosen on
 development sets; `--held-out` adds those that nothing may be chosen on.
 
     python -m magicmm_export.nano build/nano-bank-fp32.magicmm --precision fp32     # feature maps come from its graph

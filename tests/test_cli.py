@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -157,11 +159,61 @@ def test_plan_says_what_index_would_do_and_does_nothing(shell: Shell) -> None:
 
 
 def test_forget_removes_the_photos_from_the_index_only(indexed: Shell) -> None:
-    assert indexed.json("forget", str(indexed.photos), bundle=False) == {"indexed": 0, "sources": []}
+    assert indexed.json("forget", str(indexed.photos), bundle=False) == {"indexed": 0, "sources": [], "taught": []}
     assert (indexed.photos / "red.jpg").exists()
     code, _, err = indexed("forget", str(indexed.photos), bundle=False)
     assert code == 1
     assert "not a source" in err
+
+
+def test_a_taught_name_is_searched_listed_and_forgotten(indexed: Shell) -> None:
+    blue, green = (str(indexed.photos / f"{name}.jpg") for name in ("blue", "green"))
+    code, out, err = indexed("teach", "our dog", blue)
+    assert (code, out, err) == (0, "'our dog' is taught by 1 photos\n", "")
+    taught = indexed.json("teach", "Our Dog", green, "--is", "a dog", "--replace")
+    assert taught == {"name": "Our Dog", "noun": "a dog", "examples": 1, "stale": 0, "photos": [green]}
+    assert indexed.json("taught", bundle=False) == {"taught": [taught]}
+    assert indexed("taught", bundle=False)[1] == "Our Dog (a dog): 1 photos\n"
+    answer = indexed.json("search", "our dog", "-k", "1")
+    assert (answer["taught"], names(answer)) == (["Our Dog"], ["green"])
+    code, out, err = indexed("search", "photos of our dog", "-k", "2")
+    assert (code, out.count("\n"), "taught: Our Dog\n" in err) == (0, 2, True)
+    assert indexed.json("search", "our dog", "--no-taught")["taught"] == []
+    answer = indexed.json("forget", "our DOG", bundle=False)
+    assert (answer["indexed"], answer["taught"]) == (6, [])
+    assert indexed("taught", bundle=False)[1] == ""
+
+
+def test_photos_to_teach_by_may_be_given_as_uris(indexed: Shell) -> None:
+    hit = indexed.json("search", "blue", "-k", "1")["hits"][0]
+    assert indexed.json("teach", "Momo", hit["uri"])["photos"] == [hit["path"]]
+
+
+def test_teaching_says_what_is_wrong(indexed: Shell) -> None:
+    for arguments, code in [
+        (("the", str(indexed.photos / "red.jpg")), "argument_invalid"),
+        (("Momo", str(indexed.photos / "missing.jpg")), "image_invalid"),
+        (("Momo", str(indexed.photos / "red.jpg"), "--is", " "), "text_invalid"),
+    ]:
+        failed, out, err = indexed("teach", *arguments, "--json")
+        assert (failed, out, json.loads(err)["error"]["code"]) == (1, "", code)
+
+
+def test_forget_tells_folders_from_names(indexed: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert indexed("teach", "photos", "photos/red.jpg")[0] == 1  # a word of too many searches
+    indexed("teach", "Rex", "photos/red.jpg")
+    (tmp_path / "Rex").mkdir()
+    Image.new("RGB", (48, 36), "red").save(tmp_path / "Rex" / "red.png")
+    indexed("index", "Rex")
+    code, _, err = indexed("forget", "Rex", bundle=False)
+    assert (code, "--taught" in err) == (1, True)
+    assert indexed.json("forget", "./Rex", bundle=False)["taught"] == ["Rex"]
+    indexed("index", "Rex")
+    assert indexed.json("forget", "--taught", "Rex", bundle=False)["taught"] == []
+    assert len(indexed.json("status", bundle=False)["sources"]) == 2
+    code, _, err = indexed("forget", "Rox", bundle=False)
+    assert (code, "no taught name" in err) == (1, True)
 
 
 def test_duplicates_groups_copies(indexed: Shell) -> None:
@@ -184,6 +236,8 @@ def test_duplicates_groups_copies(indexed: Shell) -> None:
         ["search", "red", "-0", "--jsonl"],
         ["index", "--budget", "-1"],
         ["forget"],
+        ["teach"],
+        ["teach", "Momo"],
         ["dance"],
     ],
 )
@@ -259,6 +313,17 @@ def test_rebuild_sets_a_damaged_index_aside_and_makes_it_anew(indexed: Shell) ->
     assert answer["indexed"] == 6
     assert Path(answer["set_aside"]).exists()
     assert names(indexed.json("search", "red"))[0] == "red"
+
+
+def test_rebuild_of_a_damaged_index_keeps_taught_names(indexed: Shell) -> None:
+    taught = indexed.json("teach", "our dog", str(indexed.photos / "green.jpg"))
+    with closing(sqlite3.connect(indexed.index)) as database:
+        database.execute("UPDATE photo SET reason = 'nonsense' WHERE id = 1")
+        database.commit()
+    answer = indexed.json("rebuild")
+    assert (answer["indexed"], answer["set_aside"] is None) == (6, False)
+    assert indexed.json("taught", bundle=False) == {"taught": [taught]}
+    assert names(indexed.json("search", "our dog", "-k", "1")) == ["green"]
 
 
 def test_info_and_verify_describe_the_bundle(shell: Shell, capsys: pytest.CaptureFixture[str]) -> None:

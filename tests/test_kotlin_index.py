@@ -26,6 +26,7 @@ import pytest
 from gallery_fixtures import assert_index_is_sound, bundle, photo_bytes, rows_of, touch
 from kotlin_build import ROOT, Runner, run_unit_tests
 from kotlin_parity import runner
+from magicmm.concepts import key_of, split_names
 from magicmm.embedder import Embedder
 from magicmm.errors import MagicError
 from magicmm.filters import Filter, GeoBox
@@ -33,6 +34,7 @@ from magicmm.gallery import Gallery
 from magicmm.index import Index
 from magicmm.results import Progress, Results
 from magicmm.scan import data_is_sound, open_scan_file, scan_path
+from magicmm.sources import path_uri
 from magicmm.sync import Budget
 
 VECTORS = Path(__file__).parent / "vectors"
@@ -166,7 +168,7 @@ def python_sync(
 
 def rows_in(results: Results) -> dict[str, Any]:
     rows = [[m.id, m.uri, m.score, m.taken, m.width, m.height] for m in results.matches]
-    return {"matches": rows, "searched": results.searched}
+    return {"matches": rows, "searched": results.searched, "taught": list(results.taught)}
 
 
 @pytest.fixture
@@ -274,6 +276,99 @@ def test_each_goes_on_where_the_other_stopped(kotlin: Kotlin, photos: Path, tmp_
         " FROM photo LEFT JOIN vector ON photo_id = photo.id ORDER BY uri"
     )
     assert rows_of(shared, by_uri) == rows_of(alone, by_uri)
+
+
+# -- taught names ------------------------------------------------------------------------------------------------
+
+TEXTS = [
+    "Momo",
+    "photos of MO\u0301MO!",
+    "momo's 255 0 0",
+    "Zoe\u0308 und stra\u00dfe 0 0 9",
+    "STRASSE",
+    "our dog Rex, our dog",
+    "our dog rexes",
+    "\u0131stanbul \u0130STANBUL",
+    "\u03a3\u03ac\u03c3\u03c2 on the beach",
+    "a boat, our-dog, the sea",
+    "Momo\u2019s and momo 's",
+    "\ud83d\ude00Momo\ud83d\ude00 x\u00b2 _momo_",
+    "\u5c0f\u767d \uff2d\uff2f\uff2d\uff2f \u0939\u093f\u0928\u094d\u0926\u0940",
+    "momos",
+    "  two   spaces\u3000and\ta tab, ",
+    "",
+]
+NAMES = [
+    "Momo",
+    "Zo\u00eb",
+    "Strasse",
+    "our dog",
+    "our dog Rex",
+    "\u0130stanbul",
+    "\u03c3\u03b1\u03c3\u03c3",
+    "\u5c0f\u767d",
+]
+
+
+def test_names_are_found_alike(kotlin: Kotlin, photos: Path, tmp_path: Path) -> None:
+    index = tmp_path / "i.db"
+    python_sync(index, photos)
+    for text in TEXTS:
+        keys, rest = split_names(text, [key_of(name) for name in NAMES])
+        assert kotlin.run("split", index, text=text, names=NAMES) == [[" ".join(key) for key in keys], rest], text
+
+
+@pytest.mark.parametrize("writer", ["python", "kotlin"])
+def test_either_teaches_and_both_find(kotlin: Kotlin, photos: Path, tmp_path: Path, writer: str) -> None:
+    index = tmp_path / "i.db"
+    python_sync(index, photos)
+    lessons: list[tuple[str, list[str], str | None]] = [
+        ("Momo", ["0001.png", "0006.png"], None),
+        ("our dog", ["0003.png"], "90 180 45"),
+        ("MOMO", ["c/copy.png", "0011.png"], None),
+    ]
+    extra = photo_bytes(500, "blue")
+    for name, names, noun in lessons:
+        with Gallery.open(index, pixel_sums()) as gallery:
+            ids = [photo_id for path in names if (photo_id := gallery.photo_id(path_uri(photos / path))) is not None]
+            assert len(ids) == len(names)
+            if writer == "python":
+                gallery.teach(name, [*ids, extra], noun)
+        if writer == "kotlin":
+            image = base64.b64encode(extra).decode()
+            kotlin.run("teach", index, taught=name, ids=ids, images=[image], noun=noun)
+    with Gallery.open(index, pixel_sums()) as gallery:
+        taught = [[c.name, c.noun, c.examples, c.stale, list(c.uris)] for c in gallery.taught()]
+        assert [row[:3] for row in taught] == [["MOMO", None, 5], ["our dog", "90 180 45", 2]]
+        assert kotlin.run("taught", index) == taught
+        for text in ("Momo", "momo 255 0 0", "our dog", "our dog, 0 200 0", "Momo and our dog", "255 0 0"):
+            found = gallery.search(text, k=1000)
+            assert found.taught or text == "255 0 0"
+            assert kotlin.run("search", index, text=text, k=1000) == rows_in(found), text
+    kotlin.run("forget", index, what="momo")
+    assert [row[0] for row in kotlin.run("taught", index)] == ["our dog"]
+    assert_index_is_sound(index)
+
+
+@pytest.mark.parametrize("rebuilder", ["python", "kotlin"])
+def test_either_renews_what_was_taught(kotlin: Kotlin, photos: Path, tmp_path: Path, rebuilder: str) -> None:
+    index, elsewhere = tmp_path / "i.db", tmp_path / "elsewhere.png"
+    python_sync(index, photos)
+    elsewhere.write_bytes(photo_bytes(501))
+    with Gallery.open(index, pixel_sums()) as gallery:
+        gallery.teach("Momo", [photos / "0001.png", elsewhere, photo_bytes(502)])
+    if rebuilder == "python":
+        python_sync(index, photos, 1, "rebuild")
+    else:
+        kotlin.run("rebuild", index, 1, photos=[photos])
+    ((_, _, examples, stale, uris),) = kotlin.run("taught", index, 1)
+    assert (examples, stale, uris) == (2, 1, [path_uri(photos / "0001.png"), path_uri(elsewhere)])
+    (photos / "late.png").write_bytes(photo_bytes(502))
+    if rebuilder == "python":
+        python_sync(index, photos, 1)
+    else:
+        kotlin.run("sync", index, 1, photos=[photos])
+    assert kotlin.run("taught", index, 1)[0][2:4] == [3, 0]
 
 
 # -- searches ----------------------------------------------------------------------------------------------------

@@ -26,7 +26,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A home with a folder of pictures, as the README assumes."""
     pictures = tmp_path / "Pictures"
     pictures.mkdir()
-    for name, colour in (("red", (200, 20, 20)), ("blue", (20, 20, 200)), ("beach", (240, 220, 150))):
+    colours = {"red": (200, 20, 20), "blue": (20, 20, 200), "beach": (240, 220, 150)}
+    colours |= {"rex-1": (90, 60, 30), "rex-2": (110, 70, 40)}
+    for name, colour in colours.items():
         Image.new("RGB", (320, 240), colour).save(pictures / f"{name}.jpg")
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))

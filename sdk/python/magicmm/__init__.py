@@ -15,6 +15,7 @@ from magicmm.version import __version__
 
 if TYPE_CHECKING:
     from magicmm.bundle import Bundle
+    from magicmm.concepts import Concept
     from magicmm.embedder import Embedder
     from magicmm.errors import ErrorCode, MagicError, PhotoSkipped, SkipReason
     from magicmm.filters import Filter, GeoBox
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "bundle": ("Bundle",),
+    "concepts": ("Concept",),
     "embedder": ("Embedder",),
     "errors": ("ErrorCode", "MagicError", "PhotoSkipped", "SkipReason"),
     "filters": ("Filter", "GeoBox"),
@@ -39,6 +41,7 @@ __all__ = [
     "Budget",
     "Bundle",
     "Changes",
+    "Concept",
     "DuplicateGroup",
     "Embedder",
     "ErrorCode",

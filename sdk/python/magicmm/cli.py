@@ -84,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, "search", "find photos by words, by a photo, or by both", on_index, on_bundle, hits)
     verb.add_argument("text", nargs="?", metavar="TEXT", help="what the photo shows")
     verb.add_argument("--image", metavar="PATH", help="a photo to look for, alone or together with TEXT")
+    verb.add_argument("--no-taught", action="store_true", help="read taught names as words like others")
 
     verb = _verb(verbs, "similar", "find photos like one you have", on_index, on_bundle, hits)
     verb.add_argument("photo", metavar="PHOTO", help="a photo, indexed or not")
@@ -97,8 +98,23 @@ def build_parser() -> argparse.ArgumentParser:
     verb = _verb(verbs, "rebuild", "embed all photos anew, or repair a damaged index", on_index, on_bundle)
     verb.add_argument("folders", nargs="*", metavar="DIR", help="folders to add")
 
-    verb = _verb(verbs, "forget", "remove folders from the index (photos are not touched)", on_index)
-    verb.add_argument("folders", nargs="+", metavar="DIR", help="folders that were indexed")
+    verb = _verb(verbs, "teach", "teach a name for something of yours by photos of it", on_index, on_bundle)
+    verb.add_argument("name", metavar="NAME", help='what searches will call it, e.g. "our dog"')
+    verb.add_argument(
+        "photos", nargs="+", metavar="PHOTO", help="photos of it, as paths or URIs; they add to earlier ones"
+    )
+    verb.add_argument(
+        "--is", dest="noun", metavar="WORDS", help='what it is in words that the model knows, e.g. "a dog"'
+    )
+    verb.add_argument("--replace", action="store_true", help="forget the earlier photos and --is of this name")
+
+    _verb(verbs, "taught", "list what was taught", on_index)
+
+    verb = _verb(verbs, "forget", "remove folders or taught names from the index (photos are not touched)", on_index)
+    verb.add_argument(
+        "what", nargs="+", metavar="DIR|NAME", help="folders that were indexed, or names that were taught"
+    )
+    verb.add_argument("--taught", action="store_true", help="names only: no folder is meant, even one of that name")
 
     verb = _verb(verbs, "verify", "check a bundle's hashes and run its golden cases here")
     _add_runtime(verb)

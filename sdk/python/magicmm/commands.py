@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from argparse import Namespace
     from collections.abc import Sequence
 
+    from magicmm.concepts import Concept
     from magicmm.gallery import Gallery
     from magicmm.results import Match, Progress, Results
 
@@ -47,7 +48,9 @@ def run_search(options: Namespace) -> int:
     with _open_gallery(options) as gallery:
         _sync_first(gallery, options)
         image = None if options.image is None else Path(options.image)
-        results = gallery.search(options.text, image, options.k, options.min_score, _filter(options))
+        results = gallery.search(
+            options.text, image, options.k, options.min_score, _filter(options), taught=not options.no_taught
+        )
         title = " + ".join(part for part in (options.text, image and f"photo {image.name}") if part)
         _answer(results, options, title, {"text": options.text, "image": options.image})
     return 0
@@ -128,6 +131,7 @@ def run_rebuild(options: Namespace) -> int:
     """Embed all photos anew; a damaged index is set aside first."""
     from magicmm.doctor import set_aside_if_damaged
     from magicmm.sources import require_folder
+    from magicmm.teaching import restore_concepts
 
     sources: list[Any] = [require_folder(folder) for folder in options.folders]
     aside, known = set_aside_if_damaged(_index_path(options))
@@ -143,6 +147,8 @@ def run_rebuild(options: Namespace) -> int:
     with _open_gallery(options, sources) as gallery:
         last = show_progress(gallery.rebuild() if aside is None else gallery.sync())
         indexed = gallery.status().indexed
+    if aside is not None:
+        restore_concepts(aside, _index_path(options))
     if options.json:
         _write_json(_counts(last) | {"indexed": indexed, "set_aside": None if aside is None else str(aside)})
     else:
@@ -151,17 +157,67 @@ def run_rebuild(options: Namespace) -> int:
 
 
 def run_forget(options: Namespace) -> int:
-    """Remove folders from the index."""
+    """Remove folders or taught names from the index."""
+    with _open_gallery(options) as gallery:
+        for what in options.what:
+            gallery.forget(what if options.taught else _to_forget(what, gallery))
+        left, names = gallery.status(), [concept.name for concept in gallery.taught()]
+    if options.json:
+        _write_json({"indexed": left.indexed, "sources": [_path(uri) for uri in left.sources], "taught": names})
+    else:
+        _write_lines([f"{left.indexed:,} photos of {len(left.sources)} folders left, {len(names)} taught names"])
+    return 0
+
+
+def _to_forget(what: str, gallery: Gallery) -> str:
+    """Return a taught name as it is and the URI of a folder: what was typed may be either."""
+    from magicmm.concepts import key_of, may_be_name
     from magicmm.sources import FolderSource
 
+    folder, sources, names = FolderSource(what).uri, gallery.status().sources, [c.name for c in gallery.taught()]
+    is_name = may_be_name(what) and key_of(what) in map(key_of, names)
+    if is_name and folder in sources:
+        raise MagicError(
+            ErrorCode.ARGUMENT_INVALID,
+            f"{what!r} is a folder of the index and a taught name.",
+            f"For the folder write {os.path.join(os.curdir, what)!r}, for the name add --taught.",
+        )
+    if not is_name and folder not in sources:
+        known = ", ".join([*map(_path, sources), *map(repr, names)]) or "nothing"
+        raise MagicError(
+            ErrorCode.ARGUMENT_INVALID,
+            f"{what!r} is not a source of this index, and no taught name.",
+            f"It knows: {known}.",
+        )
+    return what if is_name else folder
+
+
+def run_teach(options: Namespace) -> int:
+    """Teach a name by photos."""
     with _open_gallery(options) as gallery:
-        for folder in options.folders:
-            gallery.forget(FolderSource(folder).uri)
-        left = gallery.status()
+        concept = gallery.teach(options.name, options.photos, options.noun, options.replace)
     if options.json:
-        _write_json({"indexed": left.indexed, "sources": [_path(uri) for uri in left.sources]})
+        _write_json(_concept(concept))
     else:
-        _write_lines([f"{left.indexed:,} photos of {len(left.sources)} folders left"])
+        _write_lines([f"{printable(concept.name)!r} is taught by {concept.examples:,} photos"])
+    return 0
+
+
+def run_taught(options: Namespace) -> int:
+    """List what was taught."""
+    with _open_gallery(options) as gallery:
+        concepts = gallery.taught()
+    if options.json:
+        _write_json({"taught": [_concept(concept) for concept in concepts]})
+        return 0
+    for concept in concepts:
+        noun = f" ({concept.noun})" if concept.noun else ""
+        _write_lines([printable(f"{concept.name}{noun}: {concept.examples:,} photos")])
+        if concept.stale:
+            _write_lines(
+                [f"  {concept.stale:,} photos of another model do not count until they are found or taught again"]
+            )
+    sys.stderr.write(f"{len(concepts)} taught names\n")
     return 0
 
 
@@ -266,9 +322,11 @@ def _answer(results: Results, options: Namespace, title: str, query: dict[str, A
     elif options.jsonl:
         _write_lines(json.dumps(hit) for hit in hits)
     elif options.json:
-        _write_json({"query": query, "searched": results.searched, "hits": hits})
+        _write_json({"query": query, "searched": results.searched, "taught": list(results.taught), "hits": hits})
     else:
         _write_lines(f"{hit['score']:6.3f}  {printable(hit['path'])}" for hit in hits)
+        if results.taught:
+            sys.stderr.write(f"taught: {printable(', '.join(results.taught))}\n")
         sys.stderr.write(f"{len(hits)} of {results.searched:,} photos\n")
 
 
@@ -283,6 +341,11 @@ def _hit(match: Match) -> dict[str, Any]:
         "width": match.width,
         "height": match.height,
     }
+
+
+def _concept(concept: Concept) -> dict[str, Any]:
+    facts = {name: getattr(concept, name) for name in ("name", "noun", "examples", "stale")}
+    return facts | {"photos": [_path(uri) for uri in concept.uris]}
 
 
 def _path(uri: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from magicmm.bundle import Bundle
+from magicmm.concept_rows import ConceptRows, describe
 from magicmm.errors import ErrorCode, MagicError
 from magicmm.image import heic_supported
 from magicmm.index import Index
@@ -94,6 +95,7 @@ def _examine_index(index: Index, bundle: Bundle | None) -> Iterator[Finding]:
     yield Finding("ok", "index", f"{index.path} is sound and holds {photos:,} photos.")
     if model is not None:
         yield from _examine_model(index, model, bundle)
+        yield from _examine_taught(index, model)
     yield from _examine_sources(index)
     skips = Counter(skip.reason.value for skip in index.skips())
     if skips:
@@ -119,6 +121,19 @@ def _examine_model(index: Index, model: Model, bundle: Bundle | None) -> Iterato
         yield Finding("fail", "scan", f"{path} is damaged.", f"Delete {path}; it is made again from the index.")
     else:
         yield Finding("ok", "scan", f"{path} is sound.")
+
+
+def _examine_taught(index: Index, model: Model) -> Iterator[Finding]:
+    rows = ConceptRows(index)
+    for known in rows.known().values():
+        concept = describe(known, rows.examples(known), model.fingerprint)
+        if concept.stale:
+            yield Finding(
+                "warn",
+                "taught",
+                f"{concept.stale:,} photos of {concept.name!r} do not count: another model made their vectors.",
+                "magicmm index (when the photos are there), or teach the name again",
+            )
 
 
 def _examine_sources(index: Index) -> Iterator[Finding]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from magicmm.concept_rows import ConceptRows, describe
 from magicmm.duplicates import look_alikes
 from magicmm.embedder import Embedder
 from magicmm.errors import ErrorCode, MagicError
@@ -19,12 +21,16 @@ from magicmm.results import DuplicateGroup, Plan, Progress, Results, Status
 from magicmm.scan import ScanMatrix, scan_path
 from magicmm.sources import FolderSource, PhotoSource
 from magicmm.sync import Budget
+from magicmm.taught_query import ReadText, embed_read, read_text
+from magicmm.teaching import Teaching
 from magicmm.topk import Query
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from magicmm.bundle import Bundle
+    from magicmm.concepts import Concept
+    from magicmm.teaching import Photo
 
 MAX_K = 1_000_000
 
@@ -47,6 +53,7 @@ class Gallery:
         self.index_path = index_path
         self.embedder = embedder
         self._maintenance = Maintenance(index_path, embedder, list(sources))
+        self._teaching = Teaching(index_path, embedder)
         self._index = Index(index_path, create)
         self._matrix: ScanMatrix | None = None
         self._lock = threading.RLock()
@@ -123,13 +130,49 @@ class Gallery:
         """
         return self._maintenance.rebuild(budget or Budget())
 
-    def forget(self, source_uri: str) -> None:
-        """Remove a source with its photos and vectors from the index; the photos themselves are not touched.
+    def forget(self, what: str) -> None:
+        """Remove a source with its photos and vectors from the index, or a taught concept; no photo is touched.
+
+        Args:
+            what: The URI of a source, which ends in "/", or the name of a concept, which holds none. What was taught
+                by photos of a source stays taught.
 
         Raises:
-            MagicError: `argument_invalid` for a source that the index does not know, `index_locked`.
+            MagicError: `argument_invalid` for what the index does not know, `index_locked`.
         """
-        self._maintenance.forget(source_uri)
+        if what.endswith("/"):
+            self._maintenance.forget(what)
+        else:
+            self._teaching.forget(what)
+
+    # -- teaching --------------------------------------------------------------------------------------------
+
+    def teach(self, name: str, photos: Sequence[Photo], noun: str | None = None, replace: bool = False) -> Concept:
+        """Teach a name for something of the user's own by photos of it; searches whose text holds the name find it.
+
+        Teaching a name again adds photos. All is stored in the index, or nothing when one photo cannot be used.
+
+        Args:
+            name: Letter case, accents and punctuation do not matter.
+            photos: Paths, bytes of files, ids or URIs of indexed photos; they need not be in the index.
+            noun: What it is, in words that the model knows ("a dog"); None = as before.
+            replace: Forget the photos and the noun of before.
+
+        Raises:
+            MagicError: `argument_invalid`, `image_invalid`, `text_invalid` (noun), `model_mismatch`, `index_locked`,
+                `source_unavailable` before the first sync.
+        """
+        with self._lock:
+            model = self._require_model()
+        return self._teaching.teach(model, name, photos, noun, anew=replace)
+
+    def taught(self) -> list[Concept]:
+        """Return what was taught, by name."""
+        with self._lock, self._index.snapshot():
+            model = self._index.active_model()
+            fingerprint = None if model is None else model.fingerprint
+            rows = ConceptRows(self._index)
+            return [describe(concept, rows.examples(concept), fingerprint) for concept in rows.known().values()]
 
     # -- asking ----------------------------------------------------------------------------------------------
 
@@ -141,6 +184,7 @@ class Gallery:
         min_score: float | None = None,
         where: Filter | None = None,
         truncate: bool = False,
+        taught: bool = True,
     ) -> Results:
         """Find the k photos closest to words, to a photo, or to both together.
 
@@ -151,17 +195,20 @@ class Gallery:
             min_score: Least cosine.
             where: Conditions that photos must meet; they apply before the k best are taken.
             truncate: Use the beginning of a text that is too long, instead of an error.
+            taught: Let names that were taught stand for their photos; False reads them as words like others.
 
         Raises:
             MagicError: `text_invalid`, `image_invalid`, `argument_invalid`, `model_mismatch`, `index_corrupt`.
         """
         _check_k(k)
-        with self._lock:
+        with self._lock, self._index.snapshot():
             self._require_model()
-        codes, scales = quantise(self.embedder.embed_query(text, image, truncate)[None])
+            read = read_text(self._index, text, self.embedder) if taught else ReadText((), text)
+        codes, scales = quantise(embed_read(self.embedder, read, image, truncate)[None])
         with self._lock, self._index.snapshot():
             self._require_model()  # a rebuild may have finished meanwhile
-            return self._top(Query(codes[0], float(scales[0]), k, min_score), where)
+            found = self._top(Query(codes[0], float(scales[0]), k, min_score), where)
+        return replace(found, taught=read.names)
 
     def similar(
         self, photo_id: int, k: int = 20, min_score: float | None = None, where: Filter | None = None
@@ -248,10 +295,11 @@ class Gallery:
             )
         return model
 
-    def _require_model(self) -> None:
+    def _require_model(self) -> Model:
         model = self._require_active()
         if model.fingerprint != self.embedder.fingerprint:
             raise model_mismatch(model, self.embedder)
+        return model
 
 
 def _check_k(k: int) -> None:

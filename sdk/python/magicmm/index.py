@@ -388,6 +388,10 @@ class Index:
         if not isinstance(scale, float) or not 0 < scale <= 1:  # 1 / sqrt(sum codes^2)
             raise corrupt(self.path, "it holds a vector without a length")
 
+    def query(self, sql: str, *values: object) -> list[Any]:
+        """Run a statement for a part of the index that has a module of its own; writes belong inside `transaction`."""
+        return self._rows(sql, *values)
+
     def _row(self, query: str, *values: object) -> Any:
         with translated_errors(self.path):
             return self._db.execute(query, values).fetchone()

@@ -12,6 +12,7 @@ from magicmm.results import Plan, Progress
 from magicmm.scan import ScanMatrix, discard_useless_files, write_scan_file
 from magicmm.sources import FolderSource, PhotoSource, uri_path
 from magicmm.sync import Budget, find_work, run_sync
+from magicmm.teaching import put_renewed, renew_examples
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -68,8 +69,10 @@ class Maintenance:
                     "Connect the drive and run rebuild again, or: magicmm forget DIR",
                 )
             if missing == 0:
+                renewed = renew_examples(index, model, self._embedder, self._all_sources(index))
                 with index.transaction():
                     index.activate_model(model)
+                    put_renewed(index, renewed)
                 write_scan_file(index, model)
 
     def forget(self, source_uri: str) -> None:
@@ -128,6 +131,11 @@ class Maintenance:
                 index.set_meta("photos_per_second", last.rate)
 
     def _finish(self, index: Index, model: Model) -> None:
+        # Photos that could not be found when the model changed, or a rebuild by an SDK that knows no concepts.
+        renewed = renew_examples(index, model, self._embedder, self._all_sources(index))
+        if renewed:
+            with index.transaction():
+                put_renewed(index, renewed)
         if ScanMatrix.load(index, model).is_worth_rewriting:
             write_scan_file(index, model)
 

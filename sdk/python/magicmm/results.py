@@ -35,10 +35,12 @@ class Results:
     Attributes:
         matches: At most k; exactly k whenever k photos pass filter and min_score.
         searched: Photos that passed the filter.
+        taught: Taught concepts that the text named, as they are written; their photos were part of the query.
     """
 
     matches: tuple[Match, ...]
     searched: int
+    taught: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.matches)

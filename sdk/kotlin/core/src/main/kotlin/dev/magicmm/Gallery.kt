@@ -17,6 +17,7 @@ public class Gallery private constructor(
     driver: DatabaseDriver,
 ) : AutoCloseable {
     private val maintenance = Maintenance(indexPath, driver, embedder, sources)
+    private val teaching = Teaching(indexPath, driver, embedder)
     private val index = Index(indexPath, driver, create = sources.isNotEmpty())
     private val lock = Any()
     private var matrix: ScanMatrix? = null
@@ -66,11 +67,44 @@ public class Gallery private constructor(
     ): Progress = maintenance.rebuild(Control(budget, cancellation, onProgress))
 
     /**
-     * Removes a source with its photos and vectors from the index; the photos themselves are not touched.
+     * Removes a source with its photos and vectors from the index, or a taught concept; no photo is touched.
      *
-     * @throws MagicError `argument_invalid` for a source that the index does not know, `index_locked`.
+     * @param what The URI of a source, which ends in "/", or the name of a concept, which holds none. What was taught
+     *   by photos of a source stays taught.
+     * @throws MagicError `argument_invalid` for what the index does not know, `index_locked`.
      */
-    public fun forget(sourceUri: String): Unit = maintenance.forget(sourceUri)
+    public fun forget(what: String): Unit = if (what.endsWith("/")) maintenance.forget(what) else teaching.forget(what)
+
+    // -- teaching ---------------------------------------------------------------------------------------------------
+
+    /**
+     * Teaches a name for something of the user's own by photos of it; searches whose text holds the name find it.
+     * Teaching a name again adds photos. All is stored in the index, or nothing when one photo cannot be used.
+     *
+     * @param name Letter case, accents and punctuation do not matter.
+     * @param photos The bytes of files; they need not be in the index.
+     * @param photoIds Ids of indexed photos.
+     * @param noun What it is, in words that the model knows ("a dog"); null = as before.
+     * @param replace Forget the photos and the noun of before.
+     * @throws MagicError `argument_invalid`, `image_invalid`, `text_invalid` (noun), `model_mismatch`, `index_locked`,
+     *   `source_unavailable` before the first sync.
+     */
+    public fun teach(
+        name: String,
+        photos: List<ByteArray> = emptyList(),
+        photoIds: List<Long> = emptyList(),
+        noun: String? = null,
+        replace: Boolean = false,
+    ): Concept {
+        val model = consistently { requireModel() }
+        return teaching.teach(model, name, photos, photoIds, noun, replace)
+    }
+
+    /** Returns what was taught, by name. */
+    public fun taught(): List<Concept> = consistently {
+        val fingerprint = index.activeModel()?.fingerprint
+        index.concepts().values.map { index.describe(it, fingerprint) }
+    }
 
     // -- asking -----------------------------------------------------------------------------------------------------
 
@@ -83,6 +117,7 @@ public class Gallery private constructor(
      * @param minScore Least cosine.
      * @param where Conditions that photos must meet; they apply before the k best are taken.
      * @param truncate Use the beginning of a text that is too long, instead of an error.
+     * @param taught Let names that were taught stand for their photos; false reads them as words like others.
      * @throws MagicError `text_invalid`, `image_invalid`, `argument_invalid`, `model_mismatch`, `index_corrupt`,
      *   `source_unavailable` while the index holds no photos.
      */
@@ -93,14 +128,19 @@ public class Gallery private constructor(
         minScore: Double? = null,
         where: Filter? = null,
         truncate: Boolean = false,
+        taught: Boolean = true,
     ): Results {
         checkK(k)
-        synchronized(lock) { requireModel() }
-        val vector = quantiseChecked(embedder.embedQuery(text, image, truncate), embedder.dim)
-        return consistently {
+        val read = consistently {
+            requireModel()
+            if (taught) readText(index, text, embedder) else ReadText(emptyList(), text)
+        }
+        val vector = quantiseChecked(embedRead(embedder, read, image, truncate), embedder.dim)
+        val found = consistently {
             requireModel() // a rebuild may have finished meanwhile
             top(Query(vector, k, minScore), where)
         }
+        return found.copy(taught = read.concepts.map { it.name })
     }
 
     /**
@@ -190,9 +230,10 @@ public class Gallery private constructor(
         "Sync it.",
     )
 
-    private fun requireModel() {
+    private fun requireModel(): Model {
         val model = requireActive()
         if (model.fingerprint != embedder.fingerprint) throw modelMismatch(model, embedder)
+        return model
     }
 
     public companion object {

@@ -32,6 +32,9 @@ internal class Maintenance(
     fun sync(control: Control): Progress = writing { index ->
         val model = modelToFill(index)
         val last = fill(index, model, control)
+        // Photos that could not be found when the model changed, or a rebuild by an SDK that knows no concepts.
+        val renewed = renewExamples(index, model, embedder, allSources(index))
+        if (renewed.isNotEmpty()) index.transaction { index.putRenewed(renewed) }
         if (ScanMatrix.load(index, model).isWorthRewriting) writeScanFile(index, model)
         last
     }
@@ -50,7 +53,11 @@ internal class Maintenance(
             )
         }
         if (missing == 0) {
-            index.transaction { index.activateModel(model) }
+            val renewed = renewExamples(index, model, embedder, allSources(index))
+            index.transaction {
+                index.activateModel(model)
+                index.putRenewed(renewed)
+            }
             writeScanFile(index, model)
         }
         last

@@ -24,8 +24,9 @@ public data class Match(
  *
  * @property matches At most k; exactly k whenever k photos pass filter and least score.
  * @property searched Photos that passed the filter.
+ * @property taught Taught concepts that the text named; their photos were part of the query.
  */
-public data class Results(val matches: List<Match>, val searched: Int)
+public data class Results(val matches: List<Match>, val searched: Int, val taught: List<String> = emptyList())
 
 /** A photo that is not in the index, and why; [detail] is for people. */
 public data class Skip(val uri: String, val reason: SkipReason, val detail: String)

@@ -2,6 +2,7 @@ package dev.magicmm.android
 
 import dev.magicmm.Budget
 import dev.magicmm.Cancellation
+import dev.magicmm.Concept
 import dev.magicmm.DuplicateGroup
 import dev.magicmm.Embedder
 import dev.magicmm.Filter
@@ -42,7 +43,19 @@ public class SuspendingGallery(
     }
 
     /** See [Gallery.forget]. */
-    public suspend fun forget(sourceUri: String): Unit = withContext(dispatcher) { gallery.forget(sourceUri) }
+    public suspend fun forget(what: String): Unit = withContext(dispatcher) { gallery.forget(what) }
+
+    /** See [Gallery.teach]. */
+    public suspend fun teach(
+        name: String,
+        photos: List<ByteArray> = emptyList(),
+        photoIds: List<Long> = emptyList(),
+        noun: String? = null,
+        replace: Boolean = false,
+    ): Concept = withContext(dispatcher) { gallery.teach(name, photos, photoIds, noun, replace) }
+
+    /** See [Gallery.taught]. */
+    public suspend fun taught(): List<Concept> = withContext(dispatcher) { gallery.taught() }
 
     /** See [Gallery.search]. */
     public suspend fun search(
@@ -52,7 +65,8 @@ public class SuspendingGallery(
         minScore: Double? = null,
         where: Filter? = null,
         truncate: Boolean = false,
-    ): Results = withContext(dispatcher) { gallery.search(text, image, k, minScore, where, truncate) }
+        taught: Boolean = true,
+    ): Results = withContext(dispatcher) { gallery.search(text, image, k, minScore, where, truncate, taught) }
 
     /** See [Gallery.similar]. */
     public suspend fun similar(photoId: Long, k: Int = 20, minScore: Double? = null, where: Filter? = null): Results =

@@ -2,6 +2,7 @@ package dev.magicmm.conformance
 
 import com.google.gson.JsonObject
 import dev.magicmm.Budget
+import dev.magicmm.Concept
 import dev.magicmm.DuplicateGroup
 import dev.magicmm.FolderSource
 import dev.magicmm.Gallery
@@ -9,6 +10,8 @@ import dev.magicmm.Progress
 import dev.magicmm.Results
 import dev.magicmm.Skip
 import dev.magicmm.jvm.open
+import dev.magicmm.nameKey
+import dev.magicmm.splitNames
 import java.nio.file.Paths
 import java.util.Base64
 
@@ -31,6 +34,22 @@ internal class GalleryCommands {
                 "similar" -> facts(similar(gallery, command))
 
                 "duplicates" -> gallery.duplicates(command.number("min_score")).map(::facts)
+
+                "teach" -> facts(
+                    gallery.teach(
+                        command.text("taught"),
+                        command.value("images")?.asJsonArray?.map { Base64.getDecoder().decode(it.asString) }.orEmpty(),
+                        command.value("ids")?.asJsonArray?.map { it.asLong }.orEmpty(),
+                        command.value("noun")?.asString,
+                    ),
+                )
+
+                "taught" -> gallery.taught().map(::facts)
+
+                "forget" -> gallery.forget(command.text("what"))
+
+                "split" -> splitNames(command.text("text"), command["names"].asJsonArray.map { nameKey(it.asString) })
+                    .let { listOf(it.keys.map { key -> key.joinToString(" ") }, it.rest) }
 
                 "status" -> gallery.status().let {
                     mapOf("indexed" to it.indexed, "sources" to it.sources, "skipped" to it.skipped.map(::facts))
@@ -59,7 +78,11 @@ internal class GalleryCommands {
     private fun facts(results: Results): Map<String, Any?> = mapOf(
         "matches" to results.matches.map { listOf(it.id, it.uri, it.score.toDouble(), it.taken, it.width, it.height) },
         "searched" to results.searched,
+        "taught" to results.taught,
     )
+
+    private fun facts(concept: Concept): List<Any?> =
+        listOf(concept.name, concept.noun, concept.examples, concept.stale, concept.uris)
 
     private fun facts(progress: Progress): Map<String, Int> = mapOf(
         "done" to progress.done,
