@@ -1,7 +1,7 @@
 """What each part of the miniature model does, and how much seeds matter, before checkpoints become bundles.
 
 Searches by words and by photo and words (`photo_sets.py`, `composed_sets.py`, Tux Paint's captions), with vectors of
-the concept bank that the model replaces, of its encoder alone, and of what is indexed in the end. Settings are chosen on
+the concept bank that the model replaces, of its encoder alone, and of what is indexed. Settings are chosen on
 development sets; `--held-out` adds those that nothing may be chosen on.
 
     python -m magicmm_export.nano build/nano-bank-fp32.magicmm --precision fp32     # feature maps come from its graph
@@ -135,13 +135,14 @@ class FeatureMaps:
         kept = CACHE / f"nano-maps-{name.replace(', ', '-')}-{identity.hexdigest()[:16]}.npz"
         if not kept.exists():
             kept.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(kept, **self._run(different))
+            made = self._run(different)
+            np.savez(kept, cells=made.cells, crops=made.crops, before=made.before)
         arrays = np.load(kept)
         places = {path: place for place, path in enumerate(different)}
         order = [places[path] for path in photos]
         return Seen(*(arrays[part][order] for part in ("cells", "crops", "before")))
 
-    def _run(self, photos: Sequence[Path]) -> dict[str, NDArray[np.generic]]:
+    def _run(self, photos: Sequence[Path]) -> Seen:
         session = InferenceSession(self._graph, SessionOptions(), providers=["CPUExecutionProvider"])
         cells, crops, before = [], [], []
         for path in photos:
@@ -150,7 +151,7 @@ class FeatureMaps:
             cells.append(pooled.reshape(len(pooled), pooled.shape[1], -1).transpose(0, 2, 1).astype(np.float16))
             crops.append(pixels[0])
             before.append(vector[0])
-        return {"cells": np.stack(cells), "crops": np.stack(crops), "before": np.stack(before)}
+        return Seen(np.stack(cells), np.stack(crops), np.stack(before))
 
 
 class Scorer:
