@@ -3,11 +3,13 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   := build/demo
+NANO   := build/nano
+NANO_BIN := $(VENV)-nano/bin
 # Not every shell expands the ~ of PHOTOS=~/Pictures.
 OWN    := $(patsubst ~%,$(HOME)%,$(PHOTOS))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint fix nano vectors bench wheel clean
+.PHONY: help demo test test-slow lint fix nano nano-references vectors bench wheel clean
 
 help: ## list the verbs
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,7 +31,7 @@ $(VENV)/ready: pyproject.toml
 
 $(VENV)-nano/ready: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-nano
-	$(VENV)-nano/bin/pip install --quiet --disable-pip-version-check --editable '.[nano]'
+	$(VENV)-nano/bin/pip install --quiet --disable-pip-version-check --editable '.[nano,training]'
 	@touch $@
 
 # The sample photos travel inside the scikit-image package; nothing else of it is needed.
@@ -76,8 +78,25 @@ fix: $(VENV)/ready ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-nano: $(VENV)-nano/ready ## build the built-in model again: CHECKPOINT=FOLDER, and its packages (installs torch; minutes)
-	$(VENV)-nano/bin/python -m magicmm_export.nano sdk/python/magicmm/bundles/nano.magicmm --checkpoint $(CHECKPOINT)
+nano: $(NANO)/nano-base ## train and build the built-in model again from packages (installs torch; 20 minutes on two cores)
+	$(NANO_BIN)/magicmm-train run nano --data_root $(NANO) --out $(NANO)/run
+	$(NANO_BIN)/python -m magicmm_export.nano sdk/python/magicmm/bundles/nano.magicmm \
+	    --checkpoint $$(ls -dt $(NANO)/run/stages/distil-*/checkpoint | head -1)
+
+nano-references: $(NANO)/nano-base ## what benchmarks compare it with: the concept bank alone, float32, two other seeds
+	$(NANO_BIN)/python -m magicmm_export.nano build/nano-bank.magicmm
+	$(NANO_BIN)/python -m magicmm_export.nano build/nano-bank-fp32.magicmm --precision fp32
+	$(NANO_BIN)/python -m magicmm_export.nano build/nano-fp32.magicmm --precision fp32 \
+	    --checkpoint $$(ls -dt $(NANO)/run/stages/distil-*/checkpoint | head -1)
+	@for seed in 1 2; do \
+	    $(NANO_BIN)/magicmm-train run nano --data_root $(NANO) --out $(NANO)/run-$$seed --seed $$seed && \
+	    $(NANO_BIN)/python -m magicmm_export.nano build/nano-seed$$seed.magicmm \
+	        --checkpoint $$(ls -dt $(NANO)/run-$$seed/stages/distil-*/checkpoint | head -1) || exit 1; \
+	done
+
+$(NANO)/nano-base: | $(VENV)-nano/ready
+	@mkdir -p $(NANO)
+	$(NANO_BIN)/python -m magicmm_export.nano.base $@
 
 vectors: $(VENV)/ready ## write tests/vectors again
 	$(BIN)/python tests/tools/generate_vectors.py
@@ -89,6 +108,8 @@ bench: $(VENV)/ready ## run every benchmark (see benchmarks/README.md)
 	$(BIN)/python benchmarks/kotlin.py
 	$(BIN)/python benchmarks/conformance.py
 	$(BIN)/python benchmarks/nano_quality.py
+	$(BIN)/python benchmarks/nano_composed.py
+	$(BIN)/python benchmarks/nano_robust.py
 	$(BIN)/python benchmarks/model_2b.py
 	$(BIN)/python benchmarks/export_2b.py
 	$(BIN)/python benchmarks/latency_2b.py
