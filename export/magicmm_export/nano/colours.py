@@ -6,11 +6,12 @@ import numpy as np
 from onnx import TensorProto
 
 from magicmm_export.graph import Array, GraphWriter
+from magicmm_export.nano.linear import Precision, quantise_rows
 from magicmm_export.nano.normalise import unit_length
 from magicmm_model.nano.colours import COLOURS, LEVELS, STEP, nearest_colours
 
 
-def add_colours(graph: GraphWriter, pixels: str, views: int, side: int, vectors: Array) -> str:
+def add_colours(graph: GraphWriter, pixels: str, views: int, side: int, vectors: Array, precision: Precision) -> str:
     """Add the vector of the first view's colours: pixels uint8 [views * n, side, side, 3] -> unit rows [n, width].
 
     Args:
@@ -19,6 +20,7 @@ def add_colours(graph: GraphWriter, pixels: str, views: int, side: int, vectors:
         views: Of each photo.
         side: Of a view.
         vectors: Of the colour words [11, width].
+        precision: How they are stored.
     """
     by_photo = graph.node("Reshape", pixels, graph.ints(-1, views, side, side, 3))
     bounds = graph.ints(0, 0, 0), graph.ints(1, side, side), graph.ints(1, 2, 3), graph.ints(1, STEP, STEP)
@@ -36,10 +38,14 @@ def add_colours(graph: GraphWriter, pixels: str, views: int, side: int, vectors:
         graph.shared(np.array([0, 1], np.float32)),
     )
     weights = graph.node("Sqrt", graph.node("ReduceMean", marks, graph.ints(1), keepdims=0))
+    if precision is Precision.FP32:
+        words = graph.constant("colours", vectors)
+    else:
+        codes, scale = quantise_rows(vectors)
+        words = graph.node("Cast", graph.constant("colours", codes), to=TensorProto.FLOAT)
+        weights = graph.node("Mul", weights, graph.constant("colours.scale", scale))
     weights = graph.node("Unsqueeze", weights, graph.ints(1, 3))
     # The runtime sums one row alone in another order than several: each photo has two equal rows, which add up.
     pair = graph.node("Concat", weights, weights, axis=1)
-    rows = graph.node(
-        "ReduceSum", graph.node("Mul", pair, graph.constant("colours", vectors)), graph.ints(2), keepdims=0
-    )
+    rows = graph.node("ReduceSum", graph.node("Mul", pair, words), graph.ints(2), keepdims=0)
     return unit_length(graph, graph.node("ReduceSum", rows, graph.ints(1), keepdims=0))

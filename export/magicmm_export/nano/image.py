@@ -69,7 +69,7 @@ def add_indexed(
         bank: The concept bank.
         student: The rest.
     """
-    colours = add_colours(graph, pixels, GIVEN_VIEWS, side, student.colours)
+    colours = add_colours(graph, pixels, GIVEN_VIEWS, side, student.colours, student.precision)
     terms = (
         add_photo(graph, words, student),
         add_bank(graph, logits, bank, student.precision),
