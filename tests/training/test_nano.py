@@ -97,6 +97,21 @@ def test_samples_depend_on_place_and_seed_alone(base: Path) -> None:
     assert seen == {True, False}
 
 
+def test_hard_negatives_of_composed_samples_are_ranked_behind(base: Path) -> None:
+    options = {"composed_share": 1.0, "cosine_weight": 0.0, "divergence_weight": 0.0, "temperature": 0.1}
+    mine, model, engine = objective(base, contrast_weight=0.5, **options), load_nano(base), Alone()
+    samples = [mine.sample(place, 0) for place in range(5)]
+    result = mine.step(model, samples, engine)
+    queries = []
+    for one in samples:
+        ids = torch.tensor([one.ids])
+        queries.append(model(ids, torch.ones_like(ids), torch.from_numpy(one.cells)[None]).detach())
+    maps = [*(one.wanted for one in samples), *(cells for one in samples for cells in one.negatives)]
+    assert len(maps) == 15
+    scores = torch.cat(queries) @ model.teacher(torch.from_numpy(np.stack(maps))).T / 0.1
+    assert result.loss == pytest.approx(0.5 * float(functional.cross_entropy(scores, torch.arange(5))), rel=1e-4)
+
+
 def test_words_of_a_composed_sample_name_a_class_or_a_scene(base: Path) -> None:
     (scene,) = WORDS.scenes
     ids = Tokenizer.from_file(str(base / TOKENIZER)).encode(scene, add_special_tokens=False).ids

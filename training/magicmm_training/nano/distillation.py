@@ -14,6 +14,7 @@ from torch.nn import functional
 from magicmm_model.nano.config import CLS, SEP
 from magicmm_model.nano.model import filled
 from magicmm_training.loop.objective import SourceSpan, StepResult
+from magicmm_training.losses.infonce import info_nce
 from magicmm_training.nano.maps import Floats, MapMaker
 
 if TYPE_CHECKING:
@@ -42,17 +43,21 @@ class MapSample:
         cells: float32 [cells, channels].
         ids: [CLS], [SEP] and, for a composed sample, the words and [SEP].
         wanted: float32 [cells, channels]; the same as `cells` without words.
+        negatives: Of a composed sample: the object in no place, and the place without it.
     """
 
     cells: Floats
     ids: tuple[int, ...]
     wanted: Floats
+    negatives: tuple[Floats, ...] = ()
 
 
 class DistillationObjective:
     """Cosine and KL over the concepts, between the model's vectors and the concept bank's.
 
     A composed sample shows an object and says the name of a place; wanted is the vector of the object in that place.
+    InfoNCE ranks that before those of the other samples, and before two hard negatives of each sample: its object
+    elsewhere, its place without it.
 
     Attributes:
         fingerprint: Of settings and words.
@@ -92,13 +97,13 @@ class DistillationObjective:
             return MapSample(cells, (CLS, SEP), cells)
         if rng.random() < self._stage.scene_share:
             name, classes = self._scenes[int(rng.integers(len(self._scenes)))]
-            thing, _, both = self._maps.object_in(rng, classes)
+            thing, place_of, both = self._maps.object_in(rng, classes)
             text = _drawn(rng, _SCENE_TEMPLATES).format(name)
         else:
             thing, place_of, both = self._maps.object_in(rng)
             text = _drawn(rng, _TEMPLATES).format(_drawn(rng, self._words.classes[place_of.classes[0]]))
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids[: self._stage.max_tokens]
-        return MapSample(thing.cells, (CLS, SEP, *ids, SEP), both.cells)
+        return MapSample(thing.cells, (CLS, SEP, *ids, SEP), both.cells, (thing.cells, place_of.cells))
 
     def step(self, model: nn.Module, samples: Sequence[MapSample], engine: Engine) -> StepResult:
         """Embed photos and composed samples apart (the latter are longer), and follow the teacher."""
@@ -119,14 +124,23 @@ class DistillationObjective:
     def _loss(self, model: nn.Module, group: Sequence[MapSample], device: torch.device) -> tuple[Tensor, Tensor]:
         cells = torch.from_numpy(np.stack([one.cells for one in group])).to(device)
         ids, mask = filled([one.ids for one in group], device)
-        with torch.no_grad():
-            wanted = self._model.teacher(torch.from_numpy(np.stack([one.wanted for one in group])).to(device))
+        wanted = self._taught([one.wanted for one in group], device)
         found = model(ids=ids, mask=mask, cells=cells)
         cosine = (found * wanted).sum(-1).mean()
         loss = self._stage.cosine_weight * (1 - cosine)
         for length in (found.shape[-1], *self._stage.matryoshka):
             loss = loss + self._stage.divergence_weight * self._divergence(found, wanted, length)
+        negatives = [cells for one in group for cells in one.negatives]
+        if negatives and self._stage.contrast_weight:
+            candidates = torch.cat([wanted, self._taught(negatives, device)])
+            right = torch.arange(len(group), device=device)
+            loss = loss + self._stage.contrast_weight * info_nce(found, candidates, right, self._stage.temperature)
         return loss, cosine.detach()
+
+    @torch.no_grad()
+    def _taught(self, maps: Sequence[Floats], device: torch.device) -> Tensor:
+        """Return the teacher's vectors of maps."""
+        return self._model.teacher(torch.from_numpy(np.stack(maps)).to(device))
 
     def _divergence(self, found: Tensor, wanted: Tensor, length: int) -> Tensor:
         """KL(teacher || model) over the concepts, with vectors cut to a length."""
