@@ -1,7 +1,7 @@
 """`python -m magicmm_export.places OUT.json`: the SDK's table of places, out of the time zone database.
 
-`zone.tab` has a city and its coordinates for every zone of every country, `iso3166.tab` the names of countries; both are
-in the public domain, and the package `tzdata` of PyPI carries them.
+`zone.tab` has a city and its coordinates for every zone of every country, `iso3166.tab` the names of countries; both
+are in the public domain, and the package `tzdata` of PyPI carries them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def make_table(zones: str, countries: str) -> dict[str, list[list[object]]]:
         code, coordinates, zone = line.split("\t")[:3]
         name = zone.rpartition("/")[2].replace("_", " ")
         cities.append(["" if name in AMBIGUOUS else name, *parse_coordinates(coordinates), code])
-    names = []
+    names: list[list[object]] = []
     for line in _lines(countries):
         code, name = line.split("\t")
         names += [[alias, code] for alias in (country_name(name), *ALIASES.get(code, ())) if alias not in AMBIGUOUS]
@@ -53,7 +53,7 @@ def make_table(zones: str, countries: str) -> dict[str, list[list[object]]]:
 
 
 def country_name(name: str) -> str:
-    """Return how people write a name of `iso3166.tab`: "Korea (South)" is "South Korea", "Samoa (western)" is "Samoa"."""
+    """Return how people write a name of `iso3166.tab`: "South Korea" for "Korea (South)"."""
     plain, _, inside = name.removesuffix(")").partition(" (")
     direction = f"{inside} " if inside in ("North", "South") else ""
     return direction + plain.replace("&", "and")

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from magicmm.confidence import confidence
 from magicmm.duplicates import look_alikes
 from magicmm.embedder import Embedder
 from magicmm.errors import ErrorCode, MagicError
@@ -14,9 +18,11 @@ from magicmm.filters import Filter
 from magicmm.index import Index
 from magicmm.maintenance import Maintenance, model_mismatch
 from magicmm.quantise import quantise
+from magicmm.ranking import ranked_with_bonus
 from magicmm.records import Model
 from magicmm.results import DuplicateGroup, Plan, Progress, Results, Status
 from magicmm.scan import ScanMatrix, scan_path
+from magicmm.signals import STRENGTH, judge, read_signals, signals_of
 from magicmm.sources import FolderSource, PhotoSource
 from magicmm.sync import Budget
 from magicmm.topk import Query
@@ -25,6 +31,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from magicmm.bundle import Bundle
+    from magicmm.signals import Fired
+    from magicmm.topk import Ids
 
 MAX_K = 1_000_000
 
@@ -141,6 +149,7 @@ class Gallery:
         min_score: float | None = None,
         where: Filter | None = None,
         truncate: bool = False,
+        signals: bool = True,
     ) -> Results:
         """Find the k photos closest to words, to a photo, or to both together.
 
@@ -151,6 +160,7 @@ class Gallery:
             min_score: Least cosine.
             where: Conditions that photos must meet; they apply before the k best are taken.
             truncate: Use the beginning of a text that is too long, instead of an error.
+            signals: Lift photos whose EXIF fits a time or place that the text names (`Results.signals`).
 
         Raises:
             MagicError: `text_invalid`, `image_invalid`, `argument_invalid`, `model_mismatch`, `index_corrupt`.
@@ -161,7 +171,9 @@ class Gallery:
         codes, scales = quantise(self.embedder.embed_query(text, image, truncate)[None])
         with self._lock, self._index.snapshot():
             self._require_model()  # a rebuild may have finished meanwhile
-            return self._top(Query(codes[0], float(scales[0]), k, min_score), where)
+            query = Query(codes[0], float(scales[0]), k, min_score)
+            results = self._top(query, where, read_signals(text) if signals and text is not None else ())
+            return results if text is None or image is not None else self._judged(results, query)
 
     def similar(
         self, photo_id: int, k: int = 20, min_score: float | None = None, where: Filter | None = None
@@ -224,12 +236,36 @@ class Gallery:
 
     # -- inside ----------------------------------------------------------------------------------------------
 
-    def _top(self, query: Query, where: Filter | None) -> Results:
+    def _top(self, query: Query, where: Filter | None, fired: Sequence[Fired] = ()) -> Results:
         """Search; the caller holds the lock and a snapshot, so that vectors, filter and rows are of one moment."""
         matrix = self._fresh_matrix()
         selected = None if where is None or where.is_empty else self._index.select_ids(where)
+        if fired:
+            return self._top_by_signals(matrix, query, selected, fired)
         (scores, ids), searched = matrix.search(query, selected)
         return Results(tuple(self._index.matches(ids.tolist(), scores.tolist())), searched)
+
+    def _top_by_signals(
+        self, matrix: ScanMatrix, query: Query, selected: Ids | None, fired: Sequence[Fired]
+    ) -> Results:
+        photos = self._index.exif_columns()
+        judged = judge(fired, photos)
+        weight = STRENGTH * float(matrix.background(query).std()) if len(matrix) else 0.0
+        bonus = weight * np.nan_to_num(np.stack(list(judged.values()))).sum(0)
+        (scores, ids), searched = ranked_with_bonus(matrix, query, selected, photos.ids, bonus)
+        matches = self._index.matches(ids.tolist(), scores.tolist())
+        told = tuple(replace(match, signals=signals_of(judged, photos, match.id)) for match in matches)
+        return Results(told, searched, signals=tuple(one.signal for one in fired), signal_weight=weight)
+
+    def _judged(self, results: Results, query: Query) -> Results:
+        """Say how sure the first match is; the caller holds the lock and a snapshot."""
+        spec = self.embedder.bundle.manifest.confidence
+        if spec is None or not results.matches:
+            return results
+        matrix = self._fresh_matrix()
+        best = results.matches[0].score
+        sure = confidence(spec, best, matrix.background(query), len(matrix), results.searched)
+        return replace(results, confidence=sure, is_doubtful=sure is not None and sure < spec.threshold)
 
     def _fresh_matrix(self) -> ScanMatrix:
         model = self._require_active()
