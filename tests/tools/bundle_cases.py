@@ -187,6 +187,17 @@ _DUAL_CHANGES: dict[str, tuple[str, Any]] = {
     "another licence does not": ("licence", "MIT"),
     "numbers and letters of all kinds in the fingerprint": ("image.later", _FINGERPRINTED),
     "keys of later versions are ignored": ("later", {"x": [1, None]}),
+    "a calibration does not change the fingerprint": (
+        "confidence",
+        {
+            "quantile": 0.7,
+            "intercept": -1.0,
+            "excess": 13.0,
+            "log_photos": -0.7,
+            "least_photos": 50,
+            "threshold": 0.08,
+        },
+    ),
     "a short hash": ("files.image_onnx.sha256", "00"),
     "a hash in capitals": ("files.image_onnx.sha256", "A" * 64),
     "a negative size": ("files.image_onnx.bytes", -1),

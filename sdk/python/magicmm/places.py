@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     """float32 [n, 3], on the unit sphere."""
 
 CITY_KM = 40.0
-COUNTRY_KM = 150.0
+COUNTRY_KM = 100.0
 _FARTHER = 1.5
 """How much farther the cities of all other countries must be."""
 _EARTH_KM = 6371.0

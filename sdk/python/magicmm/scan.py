@@ -131,7 +131,8 @@ class ScanMatrix:
         living = [np.arange(len(s)) if s.alive is None else np.flatnonzero(s.alive) for s in self._segments]
         step = max(1, -(-sum(map(len, living)) // _BACKGROUND_ROWS))
         pairs = zip(self._segments, living, strict=True)
-        return np.concatenate([scores_of(segment, rows[::step], query) for segment, rows in pairs])
+        parts = [scores_of(segment, rows[::step], query) for segment, rows in pairs if len(rows)]
+        return np.concatenate(parts) if parts else np.empty(0, np.float32)
 
     def __len__(self) -> int:
         return sum(len(s) if s.alive is None else int(np.count_nonzero(s.alive)) for s in self._segments)
