@@ -13,7 +13,7 @@ from magicmm.places import CITY_KM, place_table, plain, sphere_points
 def contains(name: str, *coordinates: tuple[float, float]) -> list[bool]:
     table = place_table()
     latitude, longitude = np.array(coordinates, np.float64).reshape(-1, 2).T
-    return table.contains(table.names[name], latitude, longitude).tolist()
+    return [bool(inside) for inside in table.contains(table.names[name], latitude, longitude)]
 
 
 def haversine(first: tuple[float, float], second: tuple[float, float]) -> float:
@@ -57,7 +57,9 @@ def test_a_circle_may_cross_the_date_line() -> None:
         ("england", (51.5, -0.12), (48.86, 2.35)),
     ],
 )
-def test_a_country_is_what_lies_near_its_cities_alone(country: str, inside: tuple, outside: tuple) -> None:
+def test_a_country_is_what_lies_near_its_cities_alone(
+    country: str, inside: tuple[float, float], outside: tuple[float, float]
+) -> None:
     assert contains(country, inside, outside) == [True, False]
 
 

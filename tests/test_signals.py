@@ -153,6 +153,7 @@ def set_facts(gallery: Gallery, photo_id: int, taken: float | None, place: tuple
         latitude, longitude = place or (None, None)
         values = (taken, latitude, longitude, photo_id)
         database.execute("UPDATE photo SET taken = ?, latitude = ?, longitude = ? WHERE id = ?", values)
+        database.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
 
 
 def test_without_exif_nothing_changes(gallery: Gallery) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from magicmm.bundle import Bundle
+    from magicmm.records import ExifColumns
     from magicmm.signals import Fired
     from magicmm.topk import Ids
 
@@ -57,6 +58,7 @@ class Gallery:
         self._maintenance = Maintenance(index_path, embedder, list(sources))
         self._index = Index(index_path, create)
         self._matrix: ScanMatrix | None = None
+        self._exif: tuple[int, ExifColumns] | None = None
         self._lock = threading.RLock()
 
     @classmethod
@@ -248,7 +250,7 @@ class Gallery:
     def _top_by_signals(
         self, matrix: ScanMatrix, query: Query, selected: Ids | None, fired: Sequence[Fired]
     ) -> Results:
-        photos = self._index.exif_columns()
+        photos = self._exif_columns()
         judged = judge(fired, photos)
         weight = STRENGTH * float(matrix.background(query).std()) if len(matrix) else 0.0
         bonus = weight * np.nan_to_num(np.stack(list(judged.values()))).sum(0)
@@ -256,6 +258,13 @@ class Gallery:
         matches = self._index.matches(ids.tolist(), scores.tolist())
         told = tuple(replace(match, signals=signals_of(judged, photos, match.id)) for match in matches)
         return Results(told, searched, signals=tuple(one.signal for one in fired), signal_weight=weight)
+
+    def _exif_columns(self) -> ExifColumns:
+        """Return what EXIF says of all photos, read once a generation: only new vectors bring new facts."""
+        generation = self._index.meta_number("generation")
+        if self._exif is None or self._exif[0] != generation:
+            self._exif = (generation, self._index.exif_columns())
+        return self._exif[1]
 
     def _judged(self, results: Results, query: Query) -> Results:
         """Say how sure the first match is; the caller holds the lock and a snapshot."""

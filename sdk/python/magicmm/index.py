@@ -284,10 +284,10 @@ class Index:
             " AND (taken IS NOT NULL OR latitude IS NOT NULL) ORDER BY id"
         )
         try:
-            facts = np.array([row[1:] for row in rows], np.float64).reshape(len(rows), 3)  # None becomes NaN
+            columns = np.array(rows, np.float64).reshape(len(rows), 4).T  # None becomes NaN
         except (TypeError, ValueError):
             raise corrupt(self.path, "dates or places of its photos are no numbers") from None
-        return ExifColumns(np.array([row[0] for row in rows], np.int64), *facts.T)
+        return ExifColumns(columns[0].astype(np.int64), *columns[1:])
 
     def matches(self, ids: Sequence[int], scores: Sequence[float]) -> list[Match]:
         """Return photos in the given order; those deleted meanwhile are left out."""

@@ -60,21 +60,18 @@ class PlaceTable:
     def contains(self, place: Place, latitude: Degrees, longitude: Degrees) -> Mask:
         """Return which coordinates (degrees, [n]) lie at the place: bool [n]."""
         found = np.zeros(len(latitude), np.bool_)
+        own = np.isin(self.codes, sorted(place.countries))
         for start in range(0, len(latitude), _ROWS):
-            rows = slice(start, start + _ROWS)
-            away = _kilometres(sphere_points(latitude[rows], longitude[rows]), self.points)
-            found[rows] = (away[:, list(place.cities)] <= CITY_KM).any(1)
-            if place.countries:
-                found[rows] |= self._in_country(place.countries, away)
+            rows = np.arange(start, min(start + _ROWS, len(latitude)))
+            photos = sphere_points(latitude[rows], longitude[rows])
+            if place.cities:
+                found[rows] = _nearest_km(photos, self.points[list(place.cities)]) <= CITY_KM
+            if own.any():
+                nearest = _nearest_km(photos, self.points[own])
+                near = np.flatnonzero(nearest <= COUNTRY_KM)  # few: the other cities are many
+                others = _nearest_km(photos[near], self.points[~own])
+                found[rows[near]] |= _FARTHER * nearest[near] < others
         return found
-
-    def _in_country(self, countries: frozenset[str], away: Degrees) -> Mask:
-        """Judge by distances in kilometres [n, cities]."""
-        own = np.isin(self.codes, sorted(countries))
-        nearest: Degrees = away[:, own].min(1)
-        others: Degrees = away[:, ~own].min(1)
-        inside: Mask = (nearest <= COUNTRY_KM) & (_FARTHER * nearest < others)
-        return inside
 
 
 @cache
@@ -108,7 +105,7 @@ def sphere_points(latitude: Degrees, longitude: Degrees) -> Points:
     return points.astype(np.float32)  # type: ignore[no-any-return]
 
 
-def _kilometres(first: Points, second: Points) -> Degrees:
-    """Return great-circle distances [n, m]; good to a few kilometres, as float32 points are."""
-    kilometres: Degrees = _EARTH_KM * np.arccos(np.clip(first @ second.T, -1, 1))
+def _nearest_km(photos: Points, cities: Points) -> Degrees:
+    """Return great-circle distances to the nearest city [n]; good to a few kilometres, as float32 points are."""
+    kilometres: Degrees = _EARTH_KM * np.arccos(np.clip((photos @ cities.T).max(1), -1, 1))
     return kilometres
