@@ -96,7 +96,8 @@ def main() -> int:
     rounds = 1 if options.quick else ROUNDS
     if options.fit:
         spec = fit(report, embedder, rounds, 0 if options.quick else 8)
-        write_section(CONSTANTS, lambda _: asdict(spec))
+        if not options.quick:
+            write_section(CONSTANTS, lambda _: asdict(spec))
         if options.write is not None:
             write_section(options.write / MANIFEST_NAME, lambda manifest: with_confidence(manifest, spec))
     else:

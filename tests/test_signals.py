@@ -15,7 +15,7 @@ from PIL import Image
 from gallery_fixtures import answers, brute_force, counting, library, photo_bytes, synced
 from magicmm import Filter, Gallery
 from magicmm.records import ExifColumns
-from magicmm.signals import judge, read_signals
+from magicmm.signals import STRENGTH, judge, read_signals
 
 BERLIN, SYDNEY, PARIS, PACIFIC = (52.52, 13.4), (-33.87, 151.2), (48.86, 2.35), (0.0, -140.0)
 
@@ -181,7 +181,7 @@ def test_the_ranking_is_exact(gallery: Gallery, k: int, filtered: bool) -> None:
         set_facts(gallery, photo_id, *known)
     ids = {photo_id for photo_id, _, _ in everyone if photo_id % 3} if filtered else None
     results = gallery.search(text, k=k, where=None if ids is None else Filter(ids=ids))
-    weight = float(np.std([score for _, _, score in everyone]))
+    weight = STRENGTH * float(np.std([score for _, _, score in everyone]))
     assert results.signal_weight == pytest.approx(weight, rel=1e-5)
 
     def total(row: tuple[int, str, float]) -> float:
