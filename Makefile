@@ -89,6 +89,8 @@ bench: $(VENV)/ready ## run every benchmark (see benchmarks/README.md)
 	$(BIN)/python benchmarks/kotlin.py
 	$(BIN)/python benchmarks/conformance.py
 	$(BIN)/python benchmarks/nano_quality.py
+	$(BIN)/python benchmarks/confidence.py
+	$(BIN)/python benchmarks/signals.py
 	$(BIN)/python benchmarks/model_2b.py
 	$(BIN)/python benchmarks/export_2b.py
 	$(BIN)/python benchmarks/latency_2b.py
