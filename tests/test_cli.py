@@ -332,7 +332,8 @@ def test_search_lifts_photos_by_exif_unless_told_not_to(shell: Shell) -> None:
     shell("index", str(shell.photos))
     code, _, err = shell("search", "red in winter")
     assert code == 0
-    assert "photos are lifted that were taken: in winter\n" in err
+    assert "Lifted for date or place: in winter.\n" in err
+    assert "Lifted" not in shell("search", "red in summer")[2], "no photo was"
     answer = shell.json("search", "red in winter")
     assert names(answer)[0] == "winter"
     assert answer["signals"] == [{"kind": "season", "words": "in winter"}]
@@ -341,4 +342,4 @@ def test_search_lifts_photos_by_exif_unless_told_not_to(shell: Shell) -> None:
     assert all(hit["signals"] == {} for hit in answer["hits"][1:])
     plain = shell.json("search", "red in winter", "--no-signals")
     assert (plain["signals"], plain["signal_weight"]) == ([], 0)
-    assert "lifted" not in shell("search", "red in winter", "--no-signals")[2]
+    assert "Lifted" not in shell("search", "red in winter", "--no-signals")[2]

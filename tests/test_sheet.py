@@ -102,4 +102,6 @@ def test_signals_are_shown_where_they_lifted(tmp_path: Path) -> None:
     page = Page((tmp_path / "out.html").read_text("utf-8"))
     assert page.text.count("0.500 + season") == 1
     assert page.text.count("0.500") == 1
-    assert "Lifted: photos taken in <winter>." in page.text
+    assert "Lifted for date or place: in <winter>." in page.text
+    write_sheet(tmp_path / "out.html", "x", Results(matches[1:], 1, signals=(Signal("season", "in winter"),)))
+    assert "Lifted" not in (tmp_path / "out.html").read_text("utf-8")

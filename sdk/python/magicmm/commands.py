@@ -259,8 +259,8 @@ def _answer(results: Results, options: Namespace, title: str, query: dict[str, A
     hits = [_hit(match) for match in results.matches]
     if results.is_doubtful and not options.json:
         sys.stderr.write(f"{NOTHING_MATCHES}\n")
-    if results.signals and not options.json:
-        sys.stderr.write(f"photos are lifted that were taken: {printable(say_signals(results))}\n")
+    if (lifted := say_signals(results)) and not options.json:
+        sys.stderr.write(f"{printable(lifted)}\n")
     if options.sheet is not None:
         from magicmm.sheet import write_sheet
 
@@ -275,8 +275,8 @@ def _answer(results: Results, options: Namespace, title: str, query: dict[str, A
         sure = None if results.confidence is None else round(results.confidence, 4)
         doubt = {"confidence": sure, "is_doubtful": results.is_doubtful}
         fired = [{"kind": signal.kind, "words": signal.words} for signal in results.signals]
-        lifted = {"signals": fired, "signal_weight": results.signal_weight}
-        _write_json({"query": query, "searched": results.searched, **doubt, **lifted, "hits": hits})
+        told = {"signals": fired, "signal_weight": results.signal_weight}
+        _write_json({"query": query, "searched": results.searched, **doubt, **told, "hits": hits})
     else:
         _write_lines(f"{hit['score']:6.3f}  {printable(hit['path'])}" for hit in hits)
         sys.stderr.write(f"{len(hits)} of {results.searched:,} photos\n")

@@ -75,8 +75,10 @@ class Results:
 
 
 def say_signals(results: Results) -> str:
-    """Return the words of a query that name a time or a place, for people."""
-    return ", ".join(signal.words for signal in results.signals)
+    """Return a sentence for people when photos were lifted for their date or place, "" otherwise."""
+    if not any(value > 0 for match in results.matches for value in match.signals.values()):
+        return ""
+    return f"Lifted for date or place: {', '.join(signal.words for signal in results.signals)}."
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ def write_sheet(path: Path, title: str, results: Results) -> None:
     """
     cards = "\n".join(_card(match) for match in results.matches) or "<p>No photo matches.</p>"
     doubt = f"<p><b>{NOTHING_MATCHES}</b></p>\n" if results.is_doubtful else ""
-    lifted = f"<p>Lifted: photos taken {_html(say_signals(results))}.</p>\n" if results.signals else ""
+    lifted = f"<p>{_html(said)}</p>\n" if (said := say_signals(results)) else ""
     sure = "" if results.confidence is None else f" Confidence of the first: {results.confidence:.0%}."
     page = (
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{_html(title)}</title>\n'
