@@ -29,7 +29,7 @@ def confidence(spec: ConfidenceSpec, best: float, background: Scales, library: i
     """
     if library < spec.least_photos:
         return None
-    excess = best - float(np.quantile(background, spec.quantile))
+    excess = best - float(np.quantile(background.astype(np.float64), spec.quantile))
     photos = max(searched, spec.least_photos)
     return sigmoid(spec.intercept + spec.excess * excess + spec.log_photos * math.log(photos))
 

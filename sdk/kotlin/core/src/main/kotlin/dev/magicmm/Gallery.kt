@@ -99,7 +99,9 @@ public class Gallery private constructor(
         val vector = quantiseChecked(embedder.embedQuery(text, image, truncate), embedder.dim)
         return consistently {
             requireModel() // a rebuild may have finished meanwhile
-            top(Query(vector, k, minScore), where)
+            val query = Query(vector, k, minScore)
+            val results = top(query, where)
+            if (text == null || image != null) results else judged(results, query)
         }
     }
 
@@ -172,6 +174,16 @@ public class Gallery private constructor(
         val selected = if (where == null || where.isEmpty) null else index.selectIds(where)
         val (best, searched) = matrix.search(query, selected)
         return Results(index.matches(best.ids, best.scores), searched)
+    }
+
+    /** Says how sure the first match is. */
+    private fun judged(results: Results, query: Query): Results {
+        val spec = embedder.confidence
+        if (spec == null || results.matches.isEmpty()) return results
+        val all = freshMatrix()
+        val best = results.matches[0].score.toDouble()
+        val sure = confidence(spec, best, all.background(query), all.size, results.searched)
+        return results.copy(confidence = sure, isDoubtful = sure != null && sure < spec.threshold)
     }
 
     private fun freshMatrix(): ScanMatrix {
