@@ -110,6 +110,8 @@ bench: $(VENV)/ready ## run every benchmark (see benchmarks/README.md)
 	$(BIN)/python benchmarks/nano_quality.py
 	$(BIN)/python benchmarks/nano_composed.py
 	$(BIN)/python benchmarks/nano_robust.py
+	$(BIN)/python benchmarks/confidence.py
+	$(BIN)/python benchmarks/signals.py
 	$(BIN)/python benchmarks/model_2b.py
 	$(BIN)/python benchmarks/export_2b.py
 	$(BIN)/python benchmarks/latency_2b.py

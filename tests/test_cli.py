@@ -363,3 +363,48 @@ def test_printable_escapes_control_characters_and_bytes() -> None:
     assert printable("plain é 漢字") == "plain é 漢字"
     assert printable("a\nb\x1b[0m") == "a\\nb\\x1b[0m"
     assert "\udcff" not in printable("x\udcff")
+
+
+def test_search_says_when_probably_nothing_matches(shell: Shell) -> None:
+    manifest = shell.bundle / "manifest.json"
+    section = {"quantile": 0.5, "intercept": 0.0, "excess": 1.0, "log_photos": 0.0, "least_photos": 2, "threshold": 1.0}
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"confidence": section}))
+    shell("index", str(shell.photos))
+    code, out, err = shell("search", "red", "-k", "1")
+    assert code == 0
+    assert err.splitlines()[-2:] == [
+        "Probably nothing in this library matches; here is what comes closest.",
+        "1 of 6 photos",
+    ]
+    assert out.count("\n") == 1
+    answer = shell.json("search", "red", "-k", "1")
+    assert 0.5 < answer["confidence"] < 1
+    assert answer["is_doubtful"] is True
+    assert "Probably" not in shell("search", "red", "--json")[2]
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"confidence": section | {"threshold": 0.0}}))
+    assert "Probably" not in shell("search", "red")[2]
+
+
+def test_search_without_calibration_has_no_confidence(indexed: Shell) -> None:
+    answer = indexed.json("search", "red", "-k", "1")
+    assert (answer["confidence"], answer["is_doubtful"]) == (None, False)
+
+
+def test_search_lifts_photos_by_exif_unless_told_not_to(shell: Shell) -> None:
+    exif = Image.Exif()
+    exif[0x8769] = {0x9003: "2019:01:05 12:00:00"}
+    Image.new("RGB", (48, 36), COLOURS["red"]).save(shell.photos / "winter.jpg", exif=exif)
+    shell("index", str(shell.photos))
+    code, _, err = shell("search", "red in winter")
+    assert code == 0
+    assert "Lifted for date or place: in winter.\n" in err
+    assert "Lifted" not in shell("search", "red in summer")[2], "no photo was"
+    answer = shell.json("search", "red in winter")
+    assert names(answer)[0] == "winter"
+    assert answer["signals"] == [{"kind": "season", "words": "in winter"}]
+    assert answer["signal_weight"] > 0
+    assert answer["hits"][0]["signals"] == {"season": 1.0}
+    assert all(hit["signals"] == {} for hit in answer["hits"][1:])
+    plain = shell.json("search", "red in winter", "--no-signals")
+    assert (plain["signals"], plain["signal_weight"]) == ([], 0)
+    assert "Lifted" not in shell("search", "red in winter", "--no-signals")[2]

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from magicmm.errors import MagicError
 from magicmm.filters import Filter, GeoBox
 from magicmm.gallery import Gallery
 from magicmm.index import Index
+from magicmm.manifest import ConfidenceSpec
 from magicmm.results import Progress, Results
 from magicmm.scan import data_is_sound, open_scan_file, scan_path
 from magicmm.sources import path_uri
@@ -168,7 +169,8 @@ def python_sync(
 
 def rows_in(results: Results) -> dict[str, Any]:
     rows = [[m.id, m.uri, m.score, m.taken, m.width, m.height] for m in results.matches]
-    return {"matches": rows, "searched": results.searched, "taught": list(results.taught)}
+    sure = {"confidence": results.confidence, "is_doubtful": results.is_doubtful}
+    return {"matches": rows, "searched": results.searched, "taught": list(results.taught), **sure}
 
 
 @pytest.fixture
@@ -389,6 +391,32 @@ FILTERS: list[dict[str, Any]] = [
 
 def filter_of(asked: dict[str, Any]) -> Filter:
     return Filter(**{key: GeoBox(**value) if key == "box" else value for key, value in asked.items()})
+
+
+def test_both_are_equally_sure(kotlin: Kotlin, photos: Path, tmp_path: Path) -> None:
+    index = tmp_path / "i.db"
+    python_sync(index, photos)
+    (photos / "0001.png").unlink()  # a row of the scan file is dead
+    for seed in range(200, 207):
+        (photos / f"{seed}.png").write_bytes(photo_bytes(seed))
+    python_sync(index, photos)
+    spec = ConfidenceSpec(0.7, -1.0, 12.0, -0.7, 30, 0.1)
+    plain = pixel_sums()
+    made = replace(plain.bundle, manifest=replace(plain.bundle.manifest, confidence=spec))
+    said = set()
+    with Gallery.open(index, PixelSums(made, plain._encoder)) as gallery:
+        for colour in COLOURS:
+            for options in ({}, {"where": {"min_side": 21}}, {"where": {"min_side": 99}}):
+                where = filter_of(options["where"]) if "where" in options else None
+                ours = gallery.search(colour, where=where)
+                theirs = kotlin.run("search", index, text=colour, k=20, confidence=asdict(spec), **options)
+                assert theirs["confidence"] == (ours.confidence and pytest.approx(ours.confidence, rel=1e-9))
+                assert theirs["is_doubtful"] == ours.is_doubtful
+                said.add(ours.confidence)
+        photo = base64.b64encode(photo_bytes(3)).decode()
+        by_photo = kotlin.run("search", index, image=photo, k=20, confidence=asdict(spec))
+        assert by_photo["confidence"] is None
+    assert len(said) > len(COLOURS)
 
 
 @pytest.mark.parametrize("writer", ["python", "kotlin"])

@@ -151,3 +151,46 @@ def test_the_token_table_is_padded_to_64_bytes() -> None:
     assert token_table_bytes(1, 65) == 128 + 4
     assert token_table_bytes(3, 8) == 64 + 12
     assert token_table_bytes(151_936, 1536) == 151_936 * 1536 + 4 * 151_936
+
+
+CONFIDENCE = {
+    "quantile": 0.7,
+    "intercept": -1,
+    "excess": 12.5,
+    "log_photos": -0.7,
+    "least_photos": 50,
+    "threshold": 0.1,
+}
+
+
+def test_a_calibration_is_read_or_absent() -> None:
+    assert parse_manifest(json.dumps(dual())).confidence is None
+    found = parse_manifest(json.dumps(dual() | {"confidence": CONFIDENCE})).confidence
+    assert found is not None
+    assert (found.quantile, found.intercept, found.excess) == (0.7, -1.0, 12.5)
+    assert (found.log_photos, found.least_photos, found.threshold) == (-0.7, 50, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("quantile", 1.5),
+        ("quantile", "0.7"),
+        ("intercept", None),
+        ("intercept", True),
+        ("excess", -1),
+        ("log_photos", 1e10),
+        ("least_photos", 1),
+        ("least_photos", 50.0),
+        ("threshold", -0.1),
+    ],
+)
+def test_a_broken_calibration_names_its_key(key: str, value: object) -> None:
+    error = error_of(dual() | {"confidence": CONFIDENCE | {key: value}})
+    assert error.code is ErrorCode.BUNDLE_INVALID
+    assert f"manifest.confidence.{key}" in error.message
+
+
+@pytest.mark.parametrize("section", [None, [], "yes", {}])
+def test_a_calibration_is_whole(section: object) -> None:
+    assert "manifest.confidence" in error_of(dual() | {"confidence": section}).message

@@ -16,7 +16,7 @@ from magicmm.index import Index
 from magicmm.quantise import quantise
 from magicmm.records import Model, PhotoFacts, Stamp
 from magicmm.scan import ScanHeader, ScanMatrix, data_is_sound, open_scan_file, scan_path, write_scan_file
-from magicmm.topk import Query
+from magicmm.topk import Query, Segment
 
 DIM = 12
 FINGERPRINT = "ab" * 32
@@ -307,3 +307,30 @@ def test_vectors_of_a_model_being_filled_do_not_show(index: Index, model: Model)
         index.bump_generation()
     assert contents(index, model) == truth(index, model)
     assert len(contents(index, model)) == 5
+
+
+def test_the_background_is_all_living_rows_of_a_small_library(index: Index, model: Model) -> None:
+    add(index, model, range(30))
+    write_scan_file(index, model)
+    add(index, model, range(30, 40))
+    remove(index, [0, 7, 35])
+    matrix = ScanMatrix.load(index, model)
+    query = Query(*vector(99), k=100)
+    (scores, _), searched = matrix.search(query)
+    assert np.array_equal(np.sort(matrix.background(query)), np.sort(scores))
+    assert len(matrix) == searched == 37
+
+
+def test_the_background_of_a_large_library_is_an_even_sample() -> None:
+    rng = np.random.default_rng(0)
+    count = 50_000
+    codes = rng.integers(-127, 128, (count, DIM), dtype=np.int8)
+    segment = Segment(codes, np.full(count, 0.01, np.float32), np.arange(count))
+    matrix = ScanMatrix(0, 0, None, segment, 0)
+    query = Query(*vector(3), k=count)
+    (scores, ids), _ = matrix.search(query)
+    found = matrix.background(query)
+    assert 1000 < len(found) <= 2048
+    in_order = scores[np.argsort(ids)]
+    assert np.array_equal(found, in_order[:: -(-count // 2048)])
+    assert abs(np.quantile(found, 0.7) - np.quantile(scores, 0.7)) < 0.1 * scores.std()

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from magicmm import ErrorCode, MagicError, Match, Results
+from magicmm import ErrorCode, MagicError, Match, Results, Signal
 from magicmm.sheet import THUMBNAIL_SIDE, write_sheet
 from magicmm.sources import path_uri
 
@@ -82,3 +82,26 @@ def test_a_sheet_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
         write_sheet(tmp_path / "out.html", "x", Results((), 0))
     assert caught.value.code is ErrorCode.STORAGE_FAILED
     assert [path.name for path in tmp_path.iterdir()] == ["out.html"]
+
+
+def test_doubt_and_confidence_are_shown(tmp_path: Path) -> None:
+    def shown(confidence: float | None, is_doubtful: bool) -> str:
+        write_sheet(tmp_path / "out.html", "x", Results((), 50, confidence, is_doubtful))
+        return " ".join(Page((tmp_path / "out.html").read_text("utf-8")).text)
+
+    assert "Probably nothing in this library matches" in shown(0.04, True)
+    assert "Confidence of the first: 4%" in shown(0.04, True)
+    assert "Probably nothing" not in shown(0.6, False)
+    assert "Confidence" not in shown(None, False)
+
+
+def test_signals_are_shown_where_they_lifted(tmp_path: Path) -> None:
+    uri = path_uri(tmp_path / "gone.jpg")
+    matches = tuple(Match(key, uri, 0.5, None, 1, 1, {"season": value}) for key, value in ((1, 1.0), (2, 0.0)))
+    write_sheet(tmp_path / "out.html", "x", Results(matches, 2, signals=(Signal("season", "in <winter>"),)))
+    page = Page((tmp_path / "out.html").read_text("utf-8"))
+    assert page.text.count("0.500 + season") == 1
+    assert page.text.count("0.500") == 1
+    assert "Lifted for date or place: in <winter>." in page.text
+    write_sheet(tmp_path / "out.html", "x", Results(matches[1:], 1, signals=(Signal("season", "in winter"),)))
+    assert "Lifted" not in (tmp_path / "out.html").read_text("utf-8")

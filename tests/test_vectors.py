@@ -142,6 +142,8 @@ def test_bundle_cases_break_every_rule_with_the_right_code() -> None:
         "another licence does not",
         "numbers and letters of all kinds in the fingerprint",
         "keys of later versions are ignored",
+        "a calibration does not change the fingerprint",
+        "a calibration of whole numbers",
         "a wrong hash",
         "a file with other content",
         "a file more than listed",

@@ -18,6 +18,8 @@ from magicmm_model.nano.storing import CONFIG, WEIGHTS
 
 MOST_TOKENS = 256
 """What all-MiniLM-L6-v2 was tuned for; its position table would allow 512."""
+CONFIDENCE = Path(__file__).with_name("confidence.json")
+"""Fitted to this model by benchmarks/confidence.py --fit; to be fitted anew for another."""
 SCHEMES = {
     "int8": {
         "image": "convolutions: 7-bit weights per output channel, static uint8 activations; classifier: 8-bit, per row",
@@ -78,6 +80,7 @@ def _manifest(precision: str, weights: str, report: dict[str, Any]) -> dict[str,
         "text": {"tokenizer": "tokenizer.json", "max_tokens": MOST_TOKENS, "pad_id": PAD},
         "roles": {"photo": _role([], [], [], []), "query": _role([CLS], [], [], [SEP])},
         "composed": {"text_weight": 1.0},
+        "confidence": json.loads(CONFIDENCE.read_text("utf-8")),
         "graphs": {"onnx": {"image": "image.onnx", "text": "text.onnx"}},
         "quantisation": SCHEMES[precision],
         "quality": report,

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from magicmm.errors import ErrorCode, MagicError, PhotoSkipped, SkipReason
     from magicmm.filters import Filter, GeoBox
     from magicmm.gallery import Gallery
-    from magicmm.results import DuplicateGroup, Match, Plan, Progress, Results, Skip, Status
+    from magicmm.results import DuplicateGroup, Match, Plan, Progress, Results, Signal, Skip, Status
     from magicmm.sources import Changes, FolderSource, PhotoFile, PhotoRef, PhotoSource
     from magicmm.sync import Budget
 
@@ -31,7 +31,7 @@ _HOMES = {
     "errors": ("ErrorCode", "MagicError", "PhotoSkipped", "SkipReason"),
     "filters": ("Filter", "GeoBox"),
     "gallery": ("Gallery",),
-    "results": ("DuplicateGroup", "Match", "Plan", "Progress", "Results", "Skip", "Status"),
+    "results": ("DuplicateGroup", "Match", "Plan", "Progress", "Results", "Signal", "Skip", "Status"),
     "sources": ("Changes", "FolderSource", "PhotoFile", "PhotoRef", "PhotoSource"),
     "sync": ("Budget",),
 }
@@ -58,6 +58,7 @@ __all__ = [
     "Plan",
     "Progress",
     "Results",
+    "Signal",
     "Skip",
     "SkipReason",
     "Status",

@@ -85,6 +85,7 @@ def build_parser() -> argparse.ArgumentParser:
     verb.add_argument("text", nargs="?", metavar="TEXT", help="what the photo shows")
     verb.add_argument("--image", metavar="PATH", help="a photo to look for, alone or together with TEXT")
     verb.add_argument("--no-taught", action="store_true", help="read taught names as words like others")
+    verb.add_argument("--no-signals", action="store_true", help="do not lift photos taken when or where TEXT says")
 
     verb = _verb(verbs, "similar", "find photos like one you have", on_index, on_bundle, hits)
     verb.add_argument("photo", metavar="PHOTO", help="a photo, indexed or not")

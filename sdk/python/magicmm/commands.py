@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from magicmm.cli import printable
 from magicmm.errors import ErrorCode, MagicError
+from magicmm.results import NOTHING_MATCHES, say_signals
 from magicmm.terminal import show_progress
 
 if TYPE_CHECKING:
@@ -48,9 +49,8 @@ def run_search(options: Namespace) -> int:
     with _open_gallery(options) as gallery:
         _sync_first(gallery, options)
         image = None if options.image is None else Path(options.image)
-        results = gallery.search(
-            options.text, image, options.k, options.min_score, _filter(options), taught=not options.no_taught
-        )
+        switches = {"taught": not options.no_taught, "signals": not options.no_signals}
+        results = gallery.search(options.text, image, options.k, options.min_score, _filter(options), **switches)
         title = " + ".join(part for part in (options.text, image and f"photo {image.name}") if part)
         _answer(results, options, title, {"text": options.text, "image": options.image})
     return 0
@@ -311,6 +311,10 @@ def _filter(options: Namespace) -> Any:
 
 def _answer(results: Results, options: Namespace, title: str, query: dict[str, Any]) -> None:
     hits = [_hit(match) for match in results.matches]
+    if results.is_doubtful and not options.json:
+        sys.stderr.write(f"{NOTHING_MATCHES}\n")
+    if (lifted := say_signals(results)) and not options.json:
+        sys.stderr.write(f"{printable(lifted)}\n")
     if options.sheet is not None:
         from magicmm.sheet import write_sheet
 
@@ -322,7 +326,11 @@ def _answer(results: Results, options: Namespace, title: str, query: dict[str, A
     elif options.jsonl:
         _write_lines(json.dumps(hit) for hit in hits)
     elif options.json:
-        _write_json({"query": query, "searched": results.searched, "taught": list(results.taught), "hits": hits})
+        sure = None if results.confidence is None else round(results.confidence, 4)
+        doubt = {"confidence": sure, "is_doubtful": results.is_doubtful}
+        fired = [{"kind": signal.kind, "words": signal.words} for signal in results.signals]
+        told = {"taught": list(results.taught), "signals": fired, "signal_weight": results.signal_weight}
+        _write_json({"query": query, "searched": results.searched, **told, **doubt, "hits": hits})
     else:
         _write_lines(f"{hit['score']:6.3f}  {printable(hit['path'])}" for hit in hits)
         if results.taught:
@@ -340,6 +348,7 @@ def _hit(match: Match) -> dict[str, Any]:
         "taken": taken and taken.replace(tzinfo=None).isoformat(),
         "width": match.width,
         "height": match.height,
+        "signals": dict(match.signals),
     }
 
 

@@ -8,7 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from magicmm.concept_rows import ConceptRows, describe
+from magicmm.confidence import confidence
 from magicmm.duplicates import look_alikes
 from magicmm.embedder import Embedder
 from magicmm.errors import ErrorCode, MagicError
@@ -16,9 +19,11 @@ from magicmm.filters import Filter
 from magicmm.index import Index
 from magicmm.maintenance import Maintenance, model_mismatch
 from magicmm.quantise import quantise
+from magicmm.ranking import ranked_with_bonus
 from magicmm.records import Model
 from magicmm.results import DuplicateGroup, Plan, Progress, Results, Status
 from magicmm.scan import ScanMatrix, scan_path
+from magicmm.signals import STRENGTH, judge, read_signals, signals_of
 from magicmm.sources import FolderSource, PhotoSource
 from magicmm.sync import Budget
 from magicmm.taught_query import ReadText, embed_read, read_text
@@ -30,7 +35,10 @@ if TYPE_CHECKING:
 
     from magicmm.bundle import Bundle
     from magicmm.concepts import Concept
+    from magicmm.records import ExifColumns
+    from magicmm.signals import Fired
     from magicmm.teaching import Photo
+    from magicmm.topk import Ids
 
 MAX_K = 1_000_000
 
@@ -56,6 +64,7 @@ class Gallery:
         self._teaching = Teaching(index_path, embedder)
         self._index = Index(index_path, create)
         self._matrix: ScanMatrix | None = None
+        self._exif: tuple[int, ExifColumns] | None = None
         self._lock = threading.RLock()
 
     @classmethod
@@ -185,6 +194,7 @@ class Gallery:
         where: Filter | None = None,
         truncate: bool = False,
         taught: bool = True,
+        signals: bool = True,
     ) -> Results:
         """Find the k photos closest to words, to a photo, or to both together.
 
@@ -196,6 +206,7 @@ class Gallery:
             where: Conditions that photos must meet; they apply before the k best are taken.
             truncate: Use the beginning of a text that is too long, instead of an error.
             taught: Let names that were taught stand for their photos; False reads them as words like others.
+            signals: Lift photos whose EXIF fits a time or place that the text names (`Results.signals`).
 
         Raises:
             MagicError: `text_invalid`, `image_invalid`, `argument_invalid`, `model_mismatch`, `index_corrupt`.
@@ -207,8 +218,11 @@ class Gallery:
         codes, scales = quantise(embed_read(self.embedder, read, image, truncate)[None])
         with self._lock, self._index.snapshot():
             self._require_model()  # a rebuild may have finished meanwhile
-            found = self._top(Query(codes[0], float(scales[0]), k, min_score), where)
-        return replace(found, taught=read.names)
+            query = Query(codes[0], float(scales[0]), k, min_score)
+            results = self._top(query, where, read_signals(text) if signals and text is not None else ())
+            # Photos are closer to photos than words are: scores of a taught name say nothing to a judge of words.
+            is_words = text is not None and image is None and not read.names
+            return replace(self._judged(results, query) if is_words else results, taught=read.names)
 
     def similar(
         self, photo_id: int, k: int = 20, min_score: float | None = None, where: Filter | None = None
@@ -271,12 +285,43 @@ class Gallery:
 
     # -- inside ----------------------------------------------------------------------------------------------
 
-    def _top(self, query: Query, where: Filter | None) -> Results:
+    def _top(self, query: Query, where: Filter | None, fired: Sequence[Fired] = ()) -> Results:
         """Search; the caller holds the lock and a snapshot, so that vectors, filter and rows are of one moment."""
         matrix = self._fresh_matrix()
         selected = None if where is None or where.is_empty else self._index.select_ids(where)
+        if fired:
+            return self._top_by_signals(matrix, query, selected, fired)
         (scores, ids), searched = matrix.search(query, selected)
         return Results(tuple(self._index.matches(ids.tolist(), scores.tolist())), searched)
+
+    def _top_by_signals(
+        self, matrix: ScanMatrix, query: Query, selected: Ids | None, fired: Sequence[Fired]
+    ) -> Results:
+        photos = self._exif_columns()
+        judged = judge(fired, photos)
+        weight = STRENGTH * float(matrix.background(query).std()) if len(matrix) else 0.0
+        bonus = weight * np.nan_to_num(np.stack(list(judged.values()))).sum(0)
+        (scores, ids), searched = ranked_with_bonus(matrix, query, selected, photos.ids, bonus)
+        matches = self._index.matches(ids.tolist(), scores.tolist())
+        told = tuple(replace(match, signals=signals_of(judged, photos, match.id)) for match in matches)
+        return Results(told, searched, signals=tuple(one.signal for one in fired), signal_weight=weight)
+
+    def _exif_columns(self) -> ExifColumns:
+        """Return what EXIF says of all photos, read once a generation: only new vectors bring new facts."""
+        generation = self._index.meta_number("generation")
+        if self._exif is None or self._exif[0] != generation:
+            self._exif = (generation, self._index.exif_columns())
+        return self._exif[1]
+
+    def _judged(self, results: Results, query: Query) -> Results:
+        """Say how sure the first match is; the caller holds the lock and a snapshot."""
+        spec = self.embedder.bundle.manifest.confidence
+        if spec is None or not results.matches:
+            return results
+        matrix = self._fresh_matrix()
+        best = results.matches[0].score
+        sure = confidence(spec, best, matrix.background(query), len(matrix), results.searched)
+        return replace(results, confidence=sure, is_doubtful=sure is not None and sure < spec.threshold)
 
     def _fresh_matrix(self) -> ScanMatrix:
         model = self._require_active()

@@ -14,7 +14,7 @@ import numpy as np
 
 from magicmm.errors import SkipReason
 from magicmm.manifest import MAX_DIM
-from magicmm.records import Model, PhotoFacts, Stamp
+from magicmm.records import ExifColumns, Model, PhotoFacts, Stamp
 from magicmm.results import Match, Skip
 from magicmm.schema import connect, corrupt, translated_errors
 
@@ -276,6 +276,18 @@ class Index:
         rows = self._rows(f"SELECT id FROM photo WHERE reason IS NULL AND {terms}", *values)  # noqa: S608
         ids = np.fromiter((row[0] for row in rows), dtype=np.int64)
         return ids if where.ids is None else ids[np.isin(ids, np.fromiter(where.ids, dtype=np.int64))]
+
+    def exif_columns(self) -> ExifColumns:
+        """Return date and place of all indexed photos that have one of them, by id."""
+        rows = self._rows(
+            "SELECT id, taken, latitude, longitude FROM photo WHERE reason IS NULL"
+            " AND (taken IS NOT NULL OR latitude IS NOT NULL) ORDER BY id"
+        )
+        try:
+            columns = np.array(rows, np.float64).reshape(len(rows), 4).T  # None becomes NaN
+        except (TypeError, ValueError):
+            raise corrupt(self.path, "dates or places of its photos are no numbers") from None
+        return ExifColumns(columns[0].astype(np.int64), *columns[1:])
 
     def matches(self, ids: Sequence[int], scores: Sequence[float]) -> list[Match]:
         """Return photos in the given order; those deleted meanwhile are left out."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -76,6 +77,27 @@ class Role:
 
 
 @dataclass(frozen=True, slots=True)
+class ConfidenceSpec:
+    """What turns scores of a search by words into a probability (docs/FORMAT.md, "Confidence").
+
+    Attributes:
+        quantile: Of the library's scores for a query; how far the best match stands above it is its excess.
+        intercept: Of the logit.
+        excess: Logits for a cosine of excess.
+        log_photos: Logits for each factor e of photos searched.
+        least_photos: Libraries that are smaller get no confidence.
+        threshold: Below it, probably nothing matches.
+    """
+
+    quantile: float
+    intercept: float
+    excess: float
+    log_photos: float
+    least_photos: int
+    threshold: float
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """Everything a bundle says of itself; `raw` keeps what only people read (licence, quality, source).
 
@@ -98,6 +120,7 @@ class Manifest:
     quantisation: Mapping[str, str]
     golden: str
     files: Mapping[str, FileEntry]
+    confidence: ConfidenceSpec | None
     raw: Mapping[str, Any]
 
 
@@ -168,6 +191,7 @@ def _manifest(top: _Section, raw: dict[str, Any]) -> Manifest:
         quantisation={key: str(value) for key, value in top.section("quantisation").value.items()},
         golden=_listed(files, top.get("golden", str)),
         files=files,
+        confidence=_confidence(top.section("confidence")) if "confidence" in top.value else None,
         raw=raw,
     )
 
@@ -236,6 +260,17 @@ def _role(entry: _Section, files: Mapping[str, FileEntry]) -> Role:
     )
 
 
+def _confidence(entry: _Section) -> ConfidenceSpec:
+    return ConfidenceSpec(
+        quantile=entry.within("quantile", 0, 1),
+        intercept=entry.get("intercept", float),
+        excess=entry.within("excess", 0),
+        log_photos=entry.get("log_photos", float),
+        least_photos=entry.count("least_photos", least=2),
+        threshold=entry.within("threshold", 0, 1),
+    )
+
+
 def _inside(name: str) -> str:
     """Return `name` when it is a plain relative path that cannot leave the bundle."""
     if not _NAME.fullmatch(name):
@@ -291,6 +326,12 @@ class _Section:
         number = self.get(key, int)
         if not least <= number <= most:
             raise _invalid(f"{self.name}.{key} must be {least} to {most}, got {number}.")
+        return number
+
+    def within(self, key: str, least: float, most: float = math.inf) -> float:
+        number = self.get(key, float)
+        if not least <= number <= most:
+            raise _invalid(f"{self.name}.{key} must be {least:g} to {most:g}, got {number:g}.")
         return number
 
     def choice(self, key: str, choices: tuple[str, ...]) -> str:

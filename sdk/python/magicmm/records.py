@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from magicmm.errors import SkipReason
 
 
@@ -41,3 +44,23 @@ class PhotoFacts:
     height: int | None = None
     reason: SkipReason | None = None
     detail: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExifColumns:
+    """What EXIF says of photos; NaN = nothing.
+
+    Attributes:
+        ids: int64 [n], rising.
+        taken: float64 [n], the camera's wall clock in seconds since 1970-01-01 00:00 of that clock.
+        latitude: float64 [n], degrees north.
+        longitude: float64 [n], degrees east.
+    """
+
+    ids: NDArray[np.int64]
+    taken: NDArray[np.float64]
+    latitude: NDArray[np.float64]
+    longitude: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return len(self.ids)

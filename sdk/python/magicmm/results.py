@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from magicmm.errors import SkipReason
+
+NOTHING_MATCHES = "Probably nothing in this library matches; here is what comes closest."
+"""What people are told of doubtful results."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """Something that the words of a query say of time or place.
+
+    Attributes:
+        kind: "time" (of day), "season", "month", "year" or "place".
+        words: The words that say so, in small letters and without accents.
+    """
+
+    kind: str
+    words: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +35,8 @@ class Match:
         taken: The camera's wall clock in seconds since 1970-01-01 00:00 of that clock, or None.
         width: Pixels of the upright photo.
         height: Pixels of the upright photo.
+        signals: By kind of `Results.signals`: 1.0 when the photo's EXIF fits the words, 0.0 when it differs; a kind is
+            missing when EXIF does not tell.
     """
 
     id: int
@@ -26,24 +45,42 @@ class Match:
     taken: float | None
     width: int
     height: int
+    signals: Mapping[str, float] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
     """Matches, best first, equal scores by id; and out of how many photos they were chosen.
 
+    Best is the highest score + signal_weight x the sum of the photo's signals.
+
     Attributes:
         matches: At most k; exactly k whenever k photos pass filter and min_score.
         searched: Photos that passed the filter.
         taught: Taught concepts that the text named, as they are written; their photos were part of the query.
+        confidence: Probability that the first match fits the words, 0 to 1; None where it is not known.
+        is_doubtful: Whether that is so low that probably nothing matches.
+        signals: What the words say of time and place.
+        signal_weight: What a signal counts in the ranking, as a cosine; 0 without signals.
     """
 
     matches: tuple[Match, ...]
     searched: int
     taught: tuple[str, ...] = ()
+    confidence: float | None = None
+    is_doubtful: bool = False
+    signals: tuple[Signal, ...] = ()
+    signal_weight: float = 0.0
 
     def __len__(self) -> int:
         return len(self.matches)
+
+
+def say_signals(results: Results) -> str:
+    """Return a sentence for people when photos were lifted for their date or place, "" otherwise."""
+    if not any(value > 0 for match in results.matches for value in match.signals.values()):
+        return ""
+    return f"Lifted for date or place: {', '.join(signal.words for signal in results.signals)}."
 
 
 @dataclass(frozen=True, slots=True)

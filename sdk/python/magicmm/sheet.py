@@ -15,6 +15,7 @@ from PIL import Image
 from magicmm.errors import PhotoSkipped
 from magicmm.image import decode_photo
 from magicmm.reading import read_photo
+from magicmm.results import NOTHING_MATCHES, say_signals
 from magicmm.schema import translated_errors
 from magicmm.sources import uri_path
 
@@ -50,11 +51,14 @@ def write_sheet(path: Path, title: str, results: Results) -> None:
         MagicError: `storage_failed` when the file cannot be written.
     """
     cards = "\n".join(_card(match) for match in results.matches) or "<p>No photo matches.</p>"
+    doubt = f"<p><b>{NOTHING_MATCHES}</b></p>\n" if results.is_doubtful else ""
+    lifted = f"<p>{_html(said)}</p>\n" if (said := say_signals(results)) else ""
+    sure = "" if results.confidence is None else f" Confidence of the first: {results.confidence:.0%}."
     page = (
         f'<!doctype html>\n<html lang="en">\n<meta charset="utf-8">\n<title>{_html(title)}</title>\n'
         f'<meta name="viewport" content="width=device-width">\n<style>{_STYLE}</style>\n'
         f"<header><h1>{_html(title)}</h1>\n<p>{len(results)} of {results.searched:,} photos, best first;"
-        f" the number is the cosine.</p></header>\n<main>\n{cards}\n</main>\n</html>\n"
+        f" the number is the cosine.{sure}</p>\n{doubt}{lifted}</header>\n<main>\n{cards}\n</main>\n</html>\n"
     )
     aside = path.with_name(path.name + ".new")
     with translated_errors(path):
@@ -72,6 +76,8 @@ def write_sheet(path: Path, title: str, results: Results) -> None:
 
 def _card(match: Match) -> str:
     name = _html(uri_path(match.uri).name)
+    fits = [kind for kind, value in match.signals.items() if value > 0]
+    lift = f" + {', '.join(fits)}" if fits else ""
     try:
         data = base64.b64encode(_thumbnail(uri_path(match.uri))).decode()
         picture = f'<img src="data:image/jpeg;base64,{data}" alt="{name}">'
@@ -79,7 +85,7 @@ def _card(match: Match) -> str:
         picture = f'<div class="none">{_html(skip.message)}</div>'
     return (
         f'<figure><a href="{escape(match.uri)}">{picture}</a>'
-        f'<figcaption><b>{match.score:.3f}</b> <span title="{name}">{name}</span></figcaption></figure>'
+        f'<figcaption><b>{match.score:.3f}{lift}</b> <span title="{name}">{name}</span></figcaption></figure>'
     )
 
 

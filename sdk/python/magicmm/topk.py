@@ -9,7 +9,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import simsimd
@@ -100,8 +100,8 @@ def _scan(
     best_scores, best_ids = np.empty(0, np.float32), np.empty(0, np.int64)
     least = np.float32(-np.inf if query.min_score is None else query.min_score)
     for start, stop in spans:
-        block: Any = slice(start, stop) if rows is None else rows[start:stop]
-        scores = _dots(segment.codes[block], query.codes) * (segment.scales[block] * np.float32(query.scale))
+        block: slice | Rows = slice(start, stop) if rows is None else rows[start:stop]
+        scores = scores_of(segment, block, query)
         passing = scores >= least  # an equal score may still win by its id
         if mask is not None:
             passing &= mask[start:stop]
@@ -112,6 +112,11 @@ def _scan(
             if len(best_scores) == query.k:
                 least = max(least, best_scores.min())
     return best_scores, best_ids
+
+
+def scores_of(segment: Segment, rows: slice | Rows, query: Query) -> Scales:
+    """Return the scores of some rows: float32 [n]."""
+    return _dots(segment.codes[rows], query.codes) * (segment.scales[rows] * np.float32(query.scale))
 
 
 def _dots(codes: Codes, query: Codes) -> Scales:

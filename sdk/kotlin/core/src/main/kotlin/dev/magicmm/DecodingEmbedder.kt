@@ -13,6 +13,8 @@ public class DecodingEmbedder(public val embedder: Embedder, public val decoder:
 
     override val dim: Int get() = embedder.dim
 
+    override val confidence: ConfidenceSpec? get() = embedder.bundle.manifest.confidence
+
     override fun checkHashes(): Unit = embedder.bundle.checkHashes()
 
     override fun preparePhoto(data: ByteArray): PreparedPhoto {

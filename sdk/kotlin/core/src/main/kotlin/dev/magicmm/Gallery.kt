@@ -138,7 +138,9 @@ public class Gallery private constructor(
         val vector = quantiseChecked(embedRead(embedder, read, image, truncate), embedder.dim)
         val found = consistently {
             requireModel() // a rebuild may have finished meanwhile
-            top(Query(vector, k, minScore), where)
+            val query = Query(vector, k, minScore)
+            val results = top(query, where)
+            if (text == null || image != null) results else judged(results, query)
         }
         return found.copy(taught = read.concepts.map { it.name })
     }
@@ -212,6 +214,16 @@ public class Gallery private constructor(
         val selected = if (where == null || where.isEmpty) null else index.selectIds(where)
         val (best, searched) = matrix.search(query, selected)
         return Results(index.matches(best.ids, best.scores), searched)
+    }
+
+    /** Says how sure the first match is. */
+    private fun judged(results: Results, query: Query): Results {
+        val spec = embedder.confidence
+        if (spec == null || results.matches.isEmpty()) return results
+        val all = freshMatrix()
+        val best = results.matches[0].score.toDouble()
+        val sure = confidence(spec, best, all.background(query), all.size, results.searched)
+        return results.copy(confidence = sure, isDoubtful = sure != null && sure < spec.threshold)
     }
 
     private fun freshMatrix(): ScanMatrix {

@@ -59,6 +59,25 @@ public data class Role(
 )
 
 /**
+ * What turns scores of a search by words into a probability (docs/FORMAT.md, "Confidence").
+ *
+ * @property quantile Of the library's scores for a query; how far the best match stands above it is its excess.
+ * @property intercept Of the logit.
+ * @property excess Logits for a cosine of excess.
+ * @property logPhotos Logits for each factor e of photos searched.
+ * @property leastPhotos Libraries that are smaller get no confidence.
+ * @property threshold Below it, probably nothing matches.
+ */
+public data class ConfidenceSpec(
+    public val quantile: Double,
+    public val intercept: Double,
+    public val excess: Double,
+    public val logPhotos: Double,
+    public val leastPhotos: Int,
+    public val threshold: Double,
+)
+
+/**
  * Everything that a bundle says of itself (docs/FORMAT.md, part 1).
  *
  * @property id Name for people and for the index.
@@ -76,6 +95,7 @@ public data class Role(
  * @property quantisation Part to scheme, in words.
  * @property golden File of golden cases.
  * @property files Every file of the bundle but the manifest.
+ * @property confidence What turns scores into a probability, or null.
  * @property raw The whole manifest, with what only people read. Values are maps, lists, `String`, `Boolean`, `Long`,
  *   `BigInteger`, `Double` and null.
  */
@@ -95,6 +115,7 @@ public class Manifest internal constructor(
     public val quantisation: Map<String, String>,
     public val golden: String,
     public val files: Map<String, FileEntry>,
+    public val confidence: ConfidenceSpec?,
     public val raw: Map<String, Any?>,
 )
 

@@ -58,6 +58,7 @@ private fun manifest(top: ManifestSection): Manifest {
         quantisation = top.section("quantisation").value.mapValues { (_, scheme) -> scheme.toString() },
         golden = listed(files, top.text("golden")),
         files = files,
+        confidence = if ("confidence" in top.value) confidenceSpec(top.section("confidence")) else null,
         raw = top.value,
     )
 }
@@ -172,6 +173,15 @@ private fun tokenTable(entry: ManifestSection, files: Map<String, FileEntry>): T
     }
     return table
 }
+
+private fun confidenceSpec(entry: ManifestSection): ConfidenceSpec = ConfidenceSpec(
+    quantile = entry.within("quantile", 0.0, 1.0),
+    intercept = entry.number("intercept"),
+    excess = entry.within("excess", 0.0),
+    logPhotos = entry.number("log_photos"),
+    leastPhotos = entry.count("least_photos", least = 2),
+    threshold = entry.within("threshold", 0.0, 1.0),
+)
 
 /** Where the scales of a `tokens.bin` begin: behind the rows, at a multiple of 64. */
 internal fun tokenScalesOffset(table: TokenTable): Long = (table.rows.toLong() * table.dim + 63) / 64 * 64

@@ -20,6 +20,12 @@ internal class ManifestSection(value: Any?, val name: String) {
         return number?.takeIf { Math.abs(it) < MOST_MAGNITUDE } ?: throw wrongKind(key, "a number")
     }
 
+    fun within(key: String, least: Double, most: Double = Double.POSITIVE_INFINITY): Double {
+        val number = number(key)
+        if (number !in least..most) throw bundleInvalid("$name.$key must be $least to $most, got $number.")
+        return number
+    }
+
     fun texts(key: String): List<String> = list(key).map { it as? String ?: throw wrongKind(key, "a list of texts") }
 
     /** Token ids. */

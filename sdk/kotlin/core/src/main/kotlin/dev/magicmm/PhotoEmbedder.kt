@@ -14,6 +14,9 @@ public interface PhotoEmbedder {
     /** Length of the vectors, 1 to 16384. */
     public val dim: Int
 
+    /** What turns scores of a search by words into a probability; null when the model does not say. */
+    public val confidence: ConfidenceSpec? get() = null
+
     /**
      * Compares the model's files with their hashes; called before its vectors first enter an index.
      *

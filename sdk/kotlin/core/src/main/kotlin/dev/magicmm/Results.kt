@@ -25,8 +25,16 @@ public data class Match(
  * @property matches At most k; exactly k whenever k photos pass filter and least score.
  * @property searched Photos that passed the filter.
  * @property taught Taught concepts that the text named; their photos were part of the query.
+ * @property confidence Probability that the first match fits the words, 0 to 1; null where it is not known.
+ * @property isDoubtful Whether that is so low that probably nothing matches.
  */
-public data class Results(val matches: List<Match>, val searched: Int, val taught: List<String> = emptyList())
+public data class Results(
+    val matches: List<Match>,
+    val searched: Int,
+    val taught: List<String> = emptyList(),
+    val confidence: Double? = null,
+    val isDoubtful: Boolean = false,
+)
 
 /** A photo that is not in the index, and why; [detail] is for people. */
 public data class Skip(val uri: String, val reason: SkipReason, val detail: String)

@@ -4,6 +4,9 @@ package dev.magicmm
 private const val REWRITE_ROWS = 1000
 private const val REWRITE_SHARE = 0.02
 
+/** Enough to know a quantile of the scores to a twentieth of their deviation; little beside a scan of 100,000. */
+private const val BACKGROUND_ROWS = 2048
+
 /**
  * All vectors of one model at one generation of the index, ready to be searched: a mapped scan file and the rows
  * written since.
@@ -46,6 +49,12 @@ public class ScanMatrix private constructor(
         return merge(parts, query.k) to searched
     }
 
+    /** Living rows. */
+    internal val size: Int get() = segments.sumOf { segment -> segment.alive?.count { it } ?: segment.size }
+
+    /** Returns what the query scores here as a rule: scores of up to 2,048 living rows, evenly over all of them. */
+    internal fun background(query: Query): FloatArray = backgroundOf(segments, query)
+
     /** Returns all living rows as one segment (a copy when there is more than the file). */
     internal fun rows(): Segment {
         val living = segments.map { if (it.alive == null) it else take(it, it.alive) }.filter { it.size > 0 }
@@ -73,6 +82,18 @@ public class ScanMatrix private constructor(
             ScanMatrix(generation, model.id, base, delta, dead)
         }
     }
+}
+
+/** See [ScanMatrix.background]. */
+internal fun backgroundOf(segments: List<Segment>, query: Query): FloatArray {
+    val living = segments.map { segment ->
+        (0 until segment.size).filter { segment.alive == null || segment.alive[it] }.toIntArray()
+    }
+    val step = maxOf(1, (living.sumOf { it.size } + BACKGROUND_ROWS - 1) / BACKGROUND_ROWS)
+    val parts = segments.zip(living) { segment, rows ->
+        scoresOf(segment, IntArray((rows.size + step - 1) / step) { rows[it * step] }, query)
+    }
+    return parts.fold(FloatArray(0)) { all, part -> all + part }
 }
 
 private fun readSegment(index: Index, model: Model, afterSeq: Long): Segment {

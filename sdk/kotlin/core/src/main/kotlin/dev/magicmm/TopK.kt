@@ -132,6 +132,22 @@ private fun scan(
     return heap.best()
 }
 
+/** Returns the scores of some rows, in their order. */
+internal fun scoresOf(segment: Segment, rows: IntArray, query: Query): FloatArray {
+    val kernel = DotKernel.of(query.vector.codes)
+    val reader = segment.codes.reader()
+    val dots = IntArray(kernel.tile)
+    val scores = FloatArray(rows.size)
+    for (start in rows.indices step kernel.tile) {
+        val count = minOf(kernel.tile, rows.size - start)
+        kernel.dots(reader, rows, start, count, dots)
+        for (place in 0 until count) {
+            scores[start + place] = score(dots[place], query.vector.scale, segment.scales[rows[start + place]])
+        }
+    }
+    return scores
+}
+
 private fun both(first: BooleanArray?, second: BooleanArray?): BooleanArray? = when {
     first == null -> second
     second == null -> first

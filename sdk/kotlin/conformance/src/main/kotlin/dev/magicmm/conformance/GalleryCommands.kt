@@ -3,6 +3,7 @@ package dev.magicmm.conformance
 import com.google.gson.JsonObject
 import dev.magicmm.Budget
 import dev.magicmm.Concept
+import dev.magicmm.ConfidenceSpec
 import dev.magicmm.DuplicateGroup
 import dev.magicmm.FolderSource
 import dev.magicmm.Gallery
@@ -21,7 +22,8 @@ import java.util.Base64
  */
 internal class GalleryCommands {
     fun run(command: JsonObject): Any? {
-        val embedder = PixelSums(command.text("name"), command.text("fingerprint"))
+        val spec = command.value("confidence")?.asJsonObject?.let(::confidenceOf)
+        val embedder = PixelSums(command.text("name"), command.text("fingerprint"), spec)
         val sources = command.value("photos")?.asJsonArray?.map { FolderSource(Paths.get(it.asString)) }.orEmpty()
         return Gallery.open(embedder, sources, Paths.get(command.text("index"))).use { gallery ->
             when (val verb = command.text("verb")) {
@@ -75,10 +77,21 @@ internal class GalleryCommands {
 
     private fun budgetOf(command: JsonObject) = Budget(files = command.value("files")?.asInt)
 
+    private fun confidenceOf(given: JsonObject) = ConfidenceSpec(
+        given["quantile"].asDouble,
+        given["intercept"].asDouble,
+        given["excess"].asDouble,
+        given["log_photos"].asDouble,
+        given["least_photos"].asInt,
+        given["threshold"].asDouble,
+    )
+
     private fun facts(results: Results): Map<String, Any?> = mapOf(
         "matches" to results.matches.map { listOf(it.id, it.uri, it.score.toDouble(), it.taken, it.width, it.height) },
         "searched" to results.searched,
         "taught" to results.taught,
+        "confidence" to results.confidence,
+        "is_doubtful" to results.isDoubtful,
     )
 
     private fun facts(concept: Concept): List<Any?> =

@@ -1,5 +1,6 @@
 package dev.magicmm.conformance
 
+import dev.magicmm.ConfidenceSpec
 import dev.magicmm.ErrorCode
 import dev.magicmm.MagicError
 import dev.magicmm.PhotoEmbedder
@@ -14,7 +15,11 @@ import javax.imageio.ImageIO
  * quarter of the picture the sums of red, green and blue less 128, then the number of pixels. The words of a query are
  * three numbers, a colour.
  */
-internal class PixelSums(override val name: String, override val fingerprint: String) : PhotoEmbedder {
+internal class PixelSums(
+    override val name: String,
+    override val fingerprint: String,
+    override val confidence: ConfidenceSpec? = null,
+) : PhotoEmbedder {
     override val dim: Int = 16
 
     override fun checkHashes() = Unit
