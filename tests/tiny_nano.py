@@ -29,6 +29,7 @@ TINY = NanoConfig(
     inner=32,
     rank=2,
     bank_kept=5,
+    encoder_weight=0.6,
     teacher_kept=9,
     matryoshka=(8,),
 )

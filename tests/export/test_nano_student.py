@@ -23,7 +23,7 @@ from magicmm_export.nano.files import GraphFiles
 from magicmm_export.nano.image import add_indexed
 from magicmm_export.nano.minilm import text_graph
 from magicmm_export.nano.run import open_model
-from magicmm_export.nano.student import Student, add_soft_words, composed_graph, read_views
+from magicmm_export.nano.student import Student, add_soft_words, add_visual, composed_graph, read_views
 from magicmm_model.nano.config import CLS, SEP
 from magicmm_model.nano.model import NanoModel, filled
 from magicmm_model.nano.storing import save_nano
@@ -86,9 +86,9 @@ def photo_graph(student: Student, bank: Bank) -> ModelProto:
     words = add_soft_words(graph, read_views(graph, logits, student), student)
     pixels = graph.input("pixels", TensorProto.UINT8, ("given", SIDE, SIDE, 3))
     vector = add_indexed(graph, pixels, SIDE, logits, words, bank, student)
-    visual = graph.node("Reshape", words, graph.ints(-1, student.tokens, TINY.width), name="visual")
+    visual = add_visual(graph, words, vector, student)
     graph.output(vector, TensorProto.FLOAT, ("photos", TINY.width))
-    graph.output(visual, TensorProto.FLOAT, ("photos", student.tokens, TINY.width))
+    graph.output(visual, TensorProto.FLOAT, ("photos", student.handed, TINY.width))
     return graph.model()
 
 
@@ -119,12 +119,12 @@ def compose(model: ModelProto | Path, visual: Floats, rows: list[list[int]]) -> 
 def test_float_graphs_say_what_torch_says(trained: Checkpoint, cells: torch.Tensor, views: int) -> None:
     student = trained.student(None, views)
     vectors, visual = seen(photo_graph(student, trained.bank), trained.model, cells)
-    assert visual.shape == (4, views * (1 + TINY.cells), TINY.width)
+    assert visual.shape == (4, views * (1 + TINY.cells) + 1, TINY.width)
     np.testing.assert_allclose(
         vectors, trained.model.indexed(cells, torch.from_numpy(pictures(0, 4)[::2]), views).numpy(), atol=2e-6
     )
     rows = [*ROWS, ROWS[0]]
-    truth = trained.model.composed(*filled(rows), cells[:, :views]).numpy()
+    truth = trained.model.asked(*filled(rows), cells, torch.from_numpy(pictures(0, 4)[::2]), views).numpy()
     np.testing.assert_allclose(compose(composed_graph(student), visual, rows), truth, atol=2e-6)
 
 

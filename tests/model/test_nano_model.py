@@ -102,9 +102,19 @@ def test_an_indexed_photo_is_the_encoder_and_concepts_and_colours(model: NanoMod
     pixels = torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
     for read in (None, 2):
         bank = functional.normalize(sum(model.concepts(cells[:, view]) for view in range(3)), dim=-1)
-        summed = model.photos(cells[:, :read]) + bank + TINY.colour_weight * model.colours(pixels)
+        summed = TINY.encoder_weight * model.photos(cells[:, :read]) + bank + TINY.colour_weight * model.colours(pixels)
         found = model.indexed(cells, pixels, read)
         torch.testing.assert_close(found, functional.normalize(summed, dim=-1), atol=1e-6, rtol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_query_of_both_is_both_together_and_the_photo(model: NanoModel) -> None:
+    train_adapters_a_bit(model)
+    cells, pixels = torch.rand(2, 3, 16, TINY.channels), torch.randint(0, 256, (2, 8, 8, 3), dtype=torch.uint8)
+    ids, mask = torch.tensor([[CLS, SEP, 7, SEP], [CLS, SEP, 9, 12]]) % 100, torch.ones(2, 4)
+    summed = TINY.both_weight * model.composed(ids, mask, cells[:, :2]) + model.indexed(cells, pixels, 2)
+    found = model.asked(ids, mask, cells, pixels, 2)
+    torch.testing.assert_close(found, functional.normalize(summed, dim=-1), atol=1e-6, rtol=1e-5)
 
 
 @torch.inference_mode()

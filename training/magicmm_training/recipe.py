@@ -226,6 +226,7 @@ class Distillation(TrainingStage):
         scene_share: Share of these whose words name a scene, not a class.
         cosine_weight: Of 1 - cosine to the teacher.
         divergence_weight: Of KL over the concepts.
+        caption_weight: Of the vectors of captions in what is wanted, beside the teacher's.
         contrast_weight: Of InfoNCE with hard negatives, for samples with words.
         temperature: Of the scores in both.
         matryoshka: Shorter lengths that take part in it.
@@ -238,6 +239,7 @@ class Distillation(TrainingStage):
     scene_share: Share = 0.0
     cosine_weight: Annotated[float, Field(ge=0)] = 5.0
     divergence_weight: Annotated[float, Field(ge=0)] = 1.0
+    caption_weight: Annotated[float, Field(ge=0)] = 0.0
     contrast_weight: Annotated[float, Field(ge=0)] = 0.0
     temperature: Annotated[float, Field(gt=0)] = 0.05
     matryoshka: tuple[Count, ...] = ()

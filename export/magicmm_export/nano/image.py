@@ -13,7 +13,7 @@ from magicmm_export.nano.efficientnet import Network, float_backbone
 from magicmm_export.nano.linear import Precision
 from magicmm_export.nano.normalise import unit_length
 from magicmm_export.nano.quantise import Observation, int8_backbone
-from magicmm_export.nano.student import Student, add_photo, add_soft_words, read_views
+from magicmm_export.nano.student import Student, add_photo, add_soft_words, add_visual, read_views
 
 SIDE = 256
 GIVEN_VIEWS = 2
@@ -50,8 +50,9 @@ def image_graph(
     words = add_soft_words(graph, read_views(graph, logits, student), student)
     vector = add_indexed(graph, pixels, SIDE, logits, words, bank, student)
     graph.output(vector, TensorProto.FLOAT, ("photos", bank.vectors.shape[1]))
-    visual = graph.node("Reshape", words, graph.ints(-1, student.tokens, student.config.width), name="visual")
-    graph.output(visual, TensorProto.FLOAT, ("photos", student.tokens, student.config.width))
+    graph.output(
+        add_visual(graph, words, vector, student), TensorProto.FLOAT, ("photos", student.handed, student.config.width)
+    )
     return graph.model()
 
 
@@ -71,7 +72,7 @@ def add_indexed(
     """
     colours = add_colours(graph, pixels, GIVEN_VIEWS, side, student.colours, student.precision)
     terms = (
-        add_photo(graph, words, student),
+        graph.node("Mul", add_photo(graph, words, student), graph.scalar(student.config.encoder_weight)),
         add_bank(graph, logits, bank, student.precision),
         graph.node("Mul", colours, graph.scalar(student.config.colour_weight)),
     )

@@ -13,6 +13,7 @@ from magicmm_export.nano.adapters import AdapterWriter
 from magicmm_export.nano.concepts import VIEWS, Logits, mean_of_views
 from magicmm_export.nano.encoder import EncoderWriter
 from magicmm_export.nano.linear import Precision, Store, quantise_rows
+from magicmm_export.nano.normalise import unit_length
 from magicmm_model.nano.config import CLS, SEP, NanoConfig
 
 READ_VIEWS = VIEWS
@@ -55,6 +56,11 @@ class Student:
     def tokens(self) -> int:
         """Visual tokens of a photo."""
         return self.views * (1 + self.config.cells)
+
+    @property
+    def handed(self) -> int:
+        """Rows of `visual`: the visual tokens of a photo, and its vector."""
+        return self.tokens + 1
 
 
 def add_soft_words(graph: GraphWriter, logits: Logits, student: Student) -> str:
@@ -104,10 +110,12 @@ def add_photo(graph: GraphWriter, visual: str, student: Student) -> str:
 def composed_graph(student: Student) -> ModelProto:
     """Return the model `visual` float32 [n, v, width], `ids`, `mask` int64 [n, s] -> `vector` float32 [n, width]."""
     graph, config = GraphWriter(COMPOSED_GRAPH, is_terse=True), student.config
-    given = graph.input("visual", TensorProto.FLOAT, ("n", student.tokens, config.width))
+    given = graph.input("visual", TensorProto.FLOAT, ("n", student.handed, config.width))
     ids = graph.input("ids", TensorProto.INT64, ("n", "s"))
     mask = graph.node("Cast", graph.input("mask", TensorProto.INT64, ("n", "s")), to=TensorProto.FLOAT)
-    visual = graph.node("Reshape", given, graph.ints(-1, 1 + config.cells, config.width))
+    sizes = graph.ints(student.tokens, 1)
+    tokens, photo = graph.nodes("Split", given, sizes, names=("tokens", "photo"), axis=1)
+    visual = graph.node("Reshape", tokens, graph.ints(-1, 1 + config.cells, config.width))
     shape = graph.node("Concat", graph.ints(-1), graph.node("Shape", ids, start=1, end=2), axis=0)
 
     def each_view(value: str) -> str:
@@ -115,9 +123,18 @@ def composed_graph(student: Student) -> ModelProto:
         return graph.node("Reshape", repeated, shape)
 
     vectors = _read(graph, visual, each_view(ids), each_view(mask), student)
-    vector = mean_of_views(graph, vectors, student.views, config.width, name="vector")
+    both = graph.node(
+        "Mul", mean_of_views(graph, vectors, student.views, config.width), graph.scalar(config.both_weight)
+    )
+    vector = unit_length(graph, graph.node("Add", both, graph.node("Squeeze", photo, graph.ints(1))), name="vector")
     graph.output(vector, TensorProto.FLOAT, ("n", config.width))
     return graph.model()
+
+
+def add_visual(graph: GraphWriter, words: str, vector: str, student: Student) -> str:
+    """Add `visual` [photos, handed, width], which `composed_graph` reads: soft words [views, tokens, width], `vector`."""
+    tokens = graph.node("Reshape", words, graph.ints(-1, student.tokens, student.config.width))
+    return graph.node("Concat", tokens, graph.node("Unsqueeze", vector, graph.ints(1)), axis=1, name="visual")
 
 
 def _read(graph: GraphWriter, visual: str, ids: str, mask: str, student: Student) -> str:

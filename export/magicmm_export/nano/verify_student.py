@@ -81,7 +81,7 @@ def verify_composed(
         visual, maps = session.run(["visual", FEATURES], {"pixels": photo})
         ids, mask = filled([row])
         vector = reader.run(["vector"], {"visual": visual, "ids": ids.numpy(), "mask": mask.numpy()})[0]
-        truth = model.composed(ids, mask, _cells(maps)[:, :READ_VIEWS])
+        truth = model.asked(ids, mask, _cells(maps), torch.from_numpy(photo[:1].copy()), READ_VIEWS)
         error = max(error, float(np.abs(vector - truth.numpy()).max()))
     require("vectors of photo and text against torch", error, STUDENT_TOLERANCE)
     return {"vector_max_abs": error}

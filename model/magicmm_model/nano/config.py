@@ -33,7 +33,9 @@ class NanoConfig:
         bank_kept: Concepts that count in the concept bank.
         bank_power: Their chances to this power weigh them.
         teacher_kept: Concepts that count in what the encoder is taught.
-        colour_weight: Of the colours in a photo's vector; the other two parts weigh 1.
+        colour_weight: Of the colours in a photo's vector; what the bank says weighs 1.
+        encoder_weight: Of what the encoder says there.
+        both_weight: Of photo and words read together, in the vector of a query of both; the photo's vector weighs 1.
         matryoshka: Shorter lengths that vectors may be cut to.
     """
 
@@ -53,6 +55,8 @@ class NanoConfig:
     bank_power: float = 0.7
     teacher_kept: int = 200
     colour_weight: float = 0.25
+    encoder_weight: float = 1.0
+    both_weight: float = 0.5
     matryoshka: tuple[int, ...] = (256, 128)
 
     def to_json(self) -> dict[str, Any]:

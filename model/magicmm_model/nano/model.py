@@ -82,7 +82,23 @@ class NanoModel(nn.Module):
         """
         bank = self._mean(self.concepts(cells.flatten(0, 1)), cells.shape[1])
         colours = self.config.colour_weight * self.colours(pixels)
-        return functional.normalize(self.photos(cells[:, :read]) + bank + colours, dim=-1)
+        return functional.normalize(self.config.encoder_weight * self.photos(cells[:, :read]) + bank + colours, dim=-1)
+
+    def asked(self, ids: Tensor, mask: Tensor, cells: Tensor, pixels: Tensor, read: int | None = None) -> Tensor:
+        """Encode queries of a photo and words, as searches ask: both read together, and the photo.
+
+        Args:
+            ids: int64 [b, s]: [CLS], [SEP], the words, [SEP].
+            mask: [b, s].
+            cells: As for `indexed`.
+            pixels: As for `indexed`.
+            read: As for `indexed`.
+
+        Returns:
+            [b, width], unit rows.
+        """
+        both = self.config.both_weight * self.composed(ids, mask, cells[:, :read])
+        return functional.normalize(both + self.indexed(cells, pixels, read), dim=-1)
 
     def concepts(self, cells: Tensor) -> Tensor:
         """Return what views are about, as the concept bank says: [b, cells, channels] -> unit rows [b, width]."""

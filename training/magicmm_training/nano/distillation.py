@@ -15,7 +15,7 @@ from magicmm_model.nano.config import CLS, SEP
 from magicmm_model.nano.model import filled
 from magicmm_training.loop.objective import SourceSpan, StepResult
 from magicmm_training.losses.infonce import info_nce
-from magicmm_training.nano.maps import Floats, MapMaker
+from magicmm_training.nano.maps import Floats, MapMaker, Scene
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +31,11 @@ MAPS = "maps"
 """Name of the only data set."""
 _TEMPLATES = ("{}", "a photo of {}", "with {}", "in front of {}", "next to {}", "on {}", "the same at {}")
 """Words around the name of a class that a composed query asks for."""
+_CAPTIONS = (
+    ("{}", "a photo of {}", "{} in a photo"),
+    ("{} and {}", "{} in front of {}", "{} with {}", "{} on {}", "{} beside {}", "a photo of {} and {}"),
+)
+"""Words around the names of one class, and of two."""
 _SCENE_TEMPLATES = ("{}", "in {}", "at {}", "with {}", "in front of {}", "the same in {}")
 """Words around a scene."""
 
@@ -43,12 +48,14 @@ class MapSample:
         cells: float32 [cells, channels].
         ids: [CLS], [SEP] and, for a composed sample, the words and [SEP].
         wanted: float32 [cells, channels]; the same as `cells` without words.
+        caption: Words for what `wanted` shows; empty for noise.
         negatives: Of a composed sample: the object in no place, and the place without it.
     """
 
     cells: Floats
     ids: tuple[int, ...]
     wanted: Floats
+    caption: tuple[int, ...] = ()
     negatives: tuple[Floats, ...] = ()
 
 
@@ -77,7 +84,7 @@ class DistillationObjective:
         self._tokenizer = tokenizer
         self._maps = MapMaker(model.connector.classifier.weight.detach().cpu().numpy(), stage.maps)
         self._model = model
-        facts = (stage.maps.model_dump(), stage.composed_share, stage.scene_share, stage.samples, words)
+        facts = (stage.maps.model_dump(), stage.composed_share, stage.scene_share, stage.samples, words, _CAPTIONS)
         self.fingerprint = hashlib.sha256(repr(facts).encode()).hexdigest()[:32]
 
     @property
@@ -93,17 +100,35 @@ class DistillationObjective:
         """Make a sample."""
         rng = np.random.default_rng((place, seed))
         if rng.random() >= self._stage.composed_share:
-            cells = self._maps.scene(rng).cells
-            return MapSample(cells, (CLS, SEP), cells)
+            scene = self._maps.scene(rng)
+            return MapSample(scene.cells, (CLS, SEP), scene.cells, self._captioned(rng, scene))
         if rng.random() < self._stage.scene_share:
             name, classes = self._scenes[int(rng.integers(len(self._scenes)))]
             thing, place_of, both = self._maps.object_in(rng, classes)
             text = _drawn(rng, _SCENE_TEMPLATES).format(name)
         else:
             thing, place_of, both = self._maps.object_in(rng)
-            text = _drawn(rng, _TEMPLATES).format(_drawn(rng, self._words.classes[place_of.classes[0]]))
-        ids = self._tokenizer.encode(text, add_special_tokens=False).ids[: self._stage.max_tokens]
-        return MapSample(thing.cells, (CLS, SEP, *ids, SEP), both.cells, (thing.cells, place_of.cells))
+            text = _drawn(rng, _TEMPLATES).format(self._named(rng, place_of.classes[0]))
+        caption = self._caption(f"{self._named(rng, thing.classes[0])} {text}")
+        negatives = (thing.cells, place_of.cells)
+        return MapSample(thing.cells, (CLS, SEP, *self._ids(text), SEP), both.cells, caption, negatives)
+
+    def _captioned(self, rng: np.random.Generator, scene: Scene) -> tuple[int, ...]:
+        """Return the caption of a map by the one or two classes that are strongest in it."""
+        if not scene.classes:
+            return ()
+        names = [self._named(rng, place) for place in scene.classes[:2]]
+        return self._caption(_drawn(rng, _CAPTIONS[len(names) - 1]).format(*names))
+
+    def _named(self, rng: np.random.Generator, place: int) -> str:
+        return _drawn(rng, self._words.classes[place])
+
+    def _caption(self, text: str) -> tuple[int, ...]:
+        return (CLS, *self._ids(text), SEP)
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        return ids[: self._stage.max_tokens]
 
     def step(self, model: nn.Module, samples: Sequence[MapSample], engine: Engine) -> StepResult:
         """Embed photos and composed samples apart (the latter are longer), and follow the teacher."""
@@ -125,6 +150,9 @@ class DistillationObjective:
         cells = torch.from_numpy(np.stack([one.cells for one in group])).to(device)
         ids, mask = filled([one.ids for one in group], device)
         wanted = self._taught([one.wanted for one in group], device)
+        if self._stage.caption_weight:
+            said = self._stage.caption_weight * self._said([one.caption for one in group], device)
+            wanted = functional.normalize(wanted + said, dim=-1)
         found = model(ids=ids, mask=mask, cells=cells)
         cosine = (found * wanted).sum(-1).mean()
         loss = self._stage.cosine_weight * (1 - cosine)
@@ -136,6 +164,15 @@ class DistillationObjective:
             right = torch.arange(len(group), device=device)
             loss = loss + self._stage.contrast_weight * info_nce(found, candidates, right, self._stage.temperature)
         return loss, cosine.detach()
+
+    @torch.no_grad()
+    def _said(self, captions: Sequence[tuple[int, ...]], device: torch.device) -> Tensor:
+        """Return the vectors of captions [n, width]; of those that say nothing, zeros."""
+        vectors = torch.zeros(len(captions), self._model.config.width, device=device)
+        places = [place for place, caption in enumerate(captions) if caption]
+        if places:
+            vectors[places] = self._model(*filled([captions[place] for place in places], device))
+        return vectors
 
     @torch.no_grad()
     def _taught(self, maps: Sequence[Floats], device: torch.device) -> Tensor:
