@@ -121,7 +121,11 @@ class EmbedderTest {
     @Test
     fun `a composed graph reads the visual tokens and the ids of its role in one pass`() {
         val asked = ArrayList<Pair<String, String?>>()
-        val sessions = FakeSessions { name, inputs, output -> sums(name, inputs, output).also { asked += name to output } }
+        val sessions =
+            FakeSessions { name, inputs, output ->
+                asked += name to output
+                sums(name, inputs, output)
+            }
         val embedder = Embedder.open(composingBundle(folder), sessions)
         val photo = picture(30, 20)
         val found = embedder.embedQuery("red", photo)
@@ -137,7 +141,11 @@ class EmbedderTest {
     @Test
     fun `photos of a bundle that composes ask for the vector alone, and leave with the composed graph`() {
         val asked = ArrayList<String?>()
-        val sessions = FakeSessions { name, inputs, output -> sums(name, inputs, output).also { asked += output } }
+        val sessions =
+            FakeSessions { name, inputs, output ->
+                asked += output
+                sums(name, inputs, output)
+            }
         val embedder = Embedder.open(composingBundle(folder.resolve("one")), sessions)
         val photo = embedder.embedImage(picture(30, 20))
         val late = Embedder.open(dualBundle(folder.resolve("other")), FakeSessions())
