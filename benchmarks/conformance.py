@@ -26,7 +26,7 @@ from report import ROOT, Report, parser
 sys.path.insert(0, str(ROOT / "tests"))
 
 from magicmm import Bundle
-from tiny_bundles import dual_bundle, packed_dual_bundle, vision_language_bundle
+from tiny_bundles import composing_bundle, dual_bundle, packed_dual_bundle, sharing_bundle, vision_language_bundle
 from tools import embed_queries, generate_vectors, index_cases
 from tools.embed_queries import Queries
 
@@ -126,9 +126,14 @@ def embedding_rows(command: list[str], folder: Path, quick: bool) -> list[Row]:
     if not quick:
         nano = groups["vectors of the built-in model"] = Queries()
         nano.add_bundle("nano", Bundle.default().path, embed_queries.texts())
-    tiny = groups["vectors of tiny bundles: dual encoder, packed, vision-language"] = Queries()
-    for make in (dual_bundle, packed_dual_bundle, vision_language_bundle):
-        tiny.add_bundle(make.__name__, make(folder / f"{make.__name__}.magicmm"), texts)
+    tiny = {
+        "dual encoder, packed, vision-language": (dual_bundle, packed_dual_bundle, vision_language_bundle),
+        "photo and text in one pass, weights shared or not": (composing_bundle, sharing_bundle),
+    }
+    for kinds, makers in tiny.items():
+        queries = groups[f"vectors of tiny bundles: {kinds}"] = Queries()
+        for make in makers:
+            queries.add_bundle(make.__name__, make(folder / f"{make.__name__}.magicmm"), texts)
     return [compared(command, what, queries, folder) for what, queries in groups.items()]
 
 

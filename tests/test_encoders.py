@@ -23,6 +23,7 @@ from tiny_bundles import (
     language_graph,
     seeing_graph,
     sha256,
+    sharing_bundle,
     text_graph,
     vision_graph,
     word_vectors,
@@ -132,6 +133,14 @@ def test_a_composed_graph_reads_photo_and_text_in_one_pass(composing_path: Path)
     found = encoder.encode_composed("blue", pixels, role, False)[0]
     np.testing.assert_allclose(found, unit(expected), atol=1e-5)
     assert encoder.loaded() == ["composed", "image"]
+
+
+def test_graphs_may_read_the_weights_of_another(composing_path: Path, tmp_path: Path) -> None:
+    one, other = dual(composing_path), dual(sharing_bundle(tmp_path / "sharing.magicmm"))
+    role = one.manifest.roles["composed"]
+    pixels = one.prepare(PHOTO, role)
+    expected = one.encode_composed("blue", pixels, role, False)
+    assert np.array_equal(other.encode_composed("blue", pixels, role, False), expected)
 
 
 def test_a_photo_of_a_bundle_that_composes_is_the_vector_alone(composing_path: Path, dual_path: Path) -> None:

@@ -21,7 +21,7 @@ import kotlin_cases
 import kotlin_parity
 from magicmm.bundle import Bundle
 from magicmm.errors import ErrorCode, SkipReason
-from tiny_bundles import packed_dual_bundle
+from tiny_bundles import packed_dual_bundle, sharing_bundle
 from tools import embed_queries, image_cases, text_cases
 from tools.embed_queries import Queries
 from tools.generate_vectors import VECTORS
@@ -112,12 +112,14 @@ def test_nano_gives_the_vectors_of_python(command: list[str], tmp_path: Path) ->
 
 
 def test_both_architectures_give_the_vectors_of_python(
-    command: list[str], dual_path: Path, vlm_path: Path, tmp_path: Path
+    command: list[str], dual_path: Path, composing_path: Path, vlm_path: Path, tmp_path: Path
 ) -> None:
     texts = {"plain": "a red dog", "colon": "photo: blue", "unknown": "\u732b xyz", "long": "red " * 60, "empty": ""}
     queries = Queries()
-    packed_path = packed_dual_bundle(tmp_path / "packed.magicmm")
-    for label, path in {"dual": dual_path, "packed": packed_path, "vlm": vlm_path}.items():
+    paths = {"dual": dual_path, "composing": composing_path, "vlm": vlm_path}
+    paths["packed"] = packed_dual_bundle(tmp_path / "packed.magicmm")
+    paths["sharing"] = sharing_bundle(tmp_path / "sharing.magicmm")
+    for label, path in paths.items():
         queries.add_bundle(label, path, texts)
     for name, rgb in embed_queries.pictures().items():
         image = image_cases.picture(rgb)
@@ -125,9 +127,12 @@ def test_both_architectures_give_the_vectors_of_python(
     _compare(command, queries, tmp_path)
 
 
-def test_golden_cases_pass_in_kotlin(command: list[str], dual_path: Path, vlm_path: Path, tmp_path: Path) -> None:
+def test_golden_cases_pass_in_kotlin(
+    command: list[str], dual_path: Path, composing_path: Path, vlm_path: Path, tmp_path: Path
+) -> None:
     queries = Queries()
-    for path in (Bundle.default().path, dual_path, vlm_path):
+    sharing_path = sharing_bundle(tmp_path / "sharing.magicmm")
+    for path in (Bundle.default().path, dual_path, composing_path, sharing_path, vlm_path):
         queries.add(str(path), operation="verify", bundle=str(path))
     for line in kotlin_cases.in_kotlin(command, "cases", [queries.write(tmp_path)]):
         assert line["result"]["passes"]

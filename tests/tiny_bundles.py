@@ -292,7 +292,23 @@ def dual_bundle(folder: Path, name: str = "tiny-dual", seed: int = 0) -> Path:
 
 def composing_bundle(folder: Path, name: str = "tiny-composing") -> Path:
     """Write a dual encoder whose `composed` graph reads photo and text together."""
+    return _composing_bundle(folder, name, {})
+
+
+def sharing_bundle(folder: Path) -> Path:
+    """Write `composing_bundle` with weights of the image and the composed graph in `text.onnx.data`, each once."""
+    model = onnx.load_from_string(image_graph(2))
+    (bias,) = (numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.name == "bias")
+    words = word_vectors().tobytes()
+    data = words + bytes(-len(words) % 64) + bias.tobytes()
+    return _composing_bundle(folder, "tiny-sharing", {"words": 0, "bias": len(data) - bias.nbytes}, data)
+
+
+def _composing_bundle(folder: Path, name: str, places: Mapping[str, int], data: bytes = b"") -> Path:
+    """Write a dual encoder; tensors with a place lie there in `data`, which is the file `text.onnx.data`."""
     graphs = {"image.onnx": seeing_graph(), "text.onnx": text_graph(), "composed.onnx": composed_graph()}
+    graphs = {file: _outside(graph, "text.onnx.data", places) for file, graph in graphs.items()}
+    files = graphs | ({"text.onnx.data": data} if data else {}) | {"tokenizer.json": tokenizer_json().encode()}
     manifest = common_manifest() | {
         "id": name,
         "architecture": "dual_encoder",
@@ -304,7 +320,21 @@ def composing_bundle(folder: Path, name: str = "tiny-composing") -> Path:
         },
         "graphs": {"onnx": {"image": "image.onnx", "text": "text.onnx", "composed": "composed.onnx"}},
     }
-    return finish_bundle(folder, manifest, graphs | {"tokenizer.json": tokenizer_json().encode()})
+    return finish_bundle(folder, manifest, files)
+
+
+def _outside(graph: bytes, location: str, places: Mapping[str, int]) -> bytes:
+    """Return a graph whose tensors with a place lie there in another file."""
+    model = onnx.load_from_string(graph)
+    for tensor in model.graph.initializer:
+        if tensor.name in places:
+            entries = {"location": location, "offset": places[tensor.name], "length": len(tensor.raw_data)}
+            tensor.ClearField("raw_data")
+            tensor.data_location = TensorProto.EXTERNAL
+            for key, value in entries.items():
+                tensor.external_data.add(key=key, value=str(value))
+    data: bytes = model.SerializeToString()
+    return data
 
 
 def packed_dual_bundle(folder: Path) -> Path:

@@ -55,8 +55,8 @@ class NanoConfig:
     bank_power: float = 0.7
     teacher_kept: int = 200
     colour_weight: float = 0.25
-    encoder_weight: float = 1.0
-    both_weight: float = 0.5
+    encoder_weight: float = 0.4
+    both_weight: float = 0.3
     matryoshka: tuple[int, ...] = (256, 128)
 
     def to_json(self) -> dict[str, Any]:

@@ -29,7 +29,7 @@ public class DecodingEmbedder(public val embedder: Embedder, public val decoder:
     }
 
     override fun embedQuery(text: String?, image: ByteArray?, truncate: Boolean): FloatArray {
-        val role = if (text != null && "composed" in embedder.bundle.manifest.roles) "composed" else "photo"
+        val role = if (text != null && COMPOSED in embedder.bundle.manifest.roles) COMPOSED else "photo"
         val picture = image?.let { decoder.decode(it, embedder.decodeSide(role)).rgb }
         return embedder.embedQuery(text, picture, truncate)
     }

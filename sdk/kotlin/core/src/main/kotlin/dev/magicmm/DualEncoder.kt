@@ -1,6 +1,9 @@
 package dev.magicmm
 
-/** An `image` graph and a `text` graph that share a space; photo + text is their weighted sum. */
+/**
+ * An `image` graph and a `text` graph that share a space. Photo + text go through a `composed` graph in one pass where there
+ * is one, else they are a weighted sum.
+ */
 internal class DualEncoder(private val parts: Parts) : Encoder {
     private val manifest = parts.manifest
 
@@ -14,24 +17,43 @@ internal class DualEncoder(private val parts: Parts) : Encoder {
 
     /** Run the text graph on head + text + tail. */
     override fun encodeText(text: String, role: Role, truncate: Boolean): FloatArray {
-        val ids = parts.tokenIds(text, role, truncate)
-        val shape = listOf(1, ids.size)
-        val row = Tensor.Longs(shape, LongArray(ids.size) { ids[it].toLong() })
-        val mask = Tensor.Longs(shape, LongArray(ids.size) { 1 })
-        return unitVectors(parts.run("text", mapOf("ids" to row, "mask" to mask)), 1, manifest.dim, "text").first()
+        val output = parts.run("text", sequence(parts.tokenIds(text, role, truncate)))
+        return unitVectors(output, 1, manifest.dim, "text").first()
     }
 
-    /** Text weight x text + photo (late fusion). */
+    /** Run the composed graph on visual tokens and ids; without it, text weight x text + photo. */
     override fun encodeComposed(text: String, pixels: Pixels, role: Role, truncate: Boolean): FloatArray {
-        val weight = checkNotNull(manifest.composedTextWeight) { "every dual encoder has one" }.toFloat()
+        val weight = manifest.composedTextWeight?.toFloat() ?: return compose(text, pixels, role, truncate)
         val words = encodeText(text, manifest.roles.getValue("query"), truncate)
         val photo = encodeImages(listOf(pixels), manifest.roles.getValue("photo")).first()
         return unit(FloatArray(manifest.dim) { weight * words[it] + photo[it] }, "image and text")
     }
 
+    private fun compose(text: String, pixels: Pixels, role: Role, truncate: Boolean): FloatArray {
+        val before = role.head + role.imageBefore + role.imageAfter
+        val ids = before + parts.textIds(text, role, before.size + role.tail.size, truncate) + role.tail
+        val visual = parts.run("image", mapOf("pixels" to pixelTensor(listOf(pixels))), "visual")
+        if (visual.shape.size != 3 || visual.shape[0] != 1) {
+            throw MagicError(
+                ErrorCode.RUNTIME_FAILED,
+                "The image graph gave visual tokens ${visual.shape}.",
+                "Verify the bundle.",
+            )
+        }
+        val output = parts.run(COMPOSED, sequence(ids) + ("visual" to visual))
+        return unitVectors(output, 1, manifest.dim, COMPOSED).first()
+    }
+
+    /** `ids` and `mask` of one row without fill. */
+    private fun sequence(ids: List<Int>): Map<String, Tensor> {
+        val shape = listOf(1, ids.size)
+        val row = Tensor.Longs(shape, LongArray(ids.size) { ids[it].toLong() })
+        return mapOf("ids" to row, "mask" to Tensor.Longs(shape, LongArray(ids.size) { 1 }))
+    }
+
     override fun tokenIds(text: String, role: Role): List<Int> = parts.tokenIds(text, role, truncate = false)
 
-    override fun releaseImages(): Unit = parts.release("image")
+    override fun releaseImages(): Unit = parts.release(listOf("image", COMPOSED))
 
     override fun release(): Unit = parts.release()
 }

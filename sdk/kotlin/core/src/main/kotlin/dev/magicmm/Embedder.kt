@@ -52,14 +52,15 @@ public class Embedder private constructor(public val bundle: Bundle, private val
     }
 
     /**
-     * Embed a query of words, of a photo, or of both in one vector ("this room, but at night").
+     * Embed a query of words, of a photo, or of both in one vector ("this room, but at night"): in one pass of the model where
+     * the bundle can, else as a weighted sum.
      *
      * @throws MagicError `argument_invalid` when both are missing; else as [embedText] and [embedImage].
      */
     @JvmOverloads
     public fun embedQuery(text: String? = null, image: RgbImage? = null, truncate: Boolean = false): FloatArray = when {
         text != null && image != null -> {
-            val role = if ("composed" in bundle.manifest.roles) "composed" else "photo"
+            val role = if (COMPOSED in bundle.manifest.roles) COMPOSED else "photo"
             encoder.encodeComposed(text, prepare(image, role), roleOf(role), truncate)
         }
 
@@ -89,7 +90,7 @@ public class Embedder private constructor(public val bundle: Bundle, private val
     @JvmOverloads
     public fun tokenIds(text: String, role: String = "query"): List<Int> = encoder.tokenIds(text, roleOf(role))
 
-    /** Give back the memory of the graph that only photos need, after what is under way. */
+    /** Give back the memory of the graphs that only photos need, alone or with words, after what is under way. */
     public fun releaseImages(): Unit = encoder.releaseImages()
 
     /** Give back the memory of all graphs, after what is under way; the next call loads what it needs again. */

@@ -20,7 +20,7 @@ internal interface Encoder {
     /** The whole sequence of ids for a text alone. */
     fun tokenIds(text: String, role: Role): List<Int>
 
-    /** Give the memory of the graph back that only photos need. */
+    /** Give the memory of the graphs back that only photos need, alone or with words. */
     fun releaseImages()
 
     /** Give the memory of all graphs back; the next call loads what it needs again. */
@@ -43,8 +43,9 @@ internal class Parts(val bundle: Bundle, private val sessions: SessionFactory) {
     private val opened = HashMap<String, Session>()
     private var tokenizer: Tokenizer? = null
 
-    /** Run a graph, which is loaded when it is not there. */
-    fun run(part: String, inputs: Map<String, Tensor>): Tensor.Floats = inUse.read { session(part).run(inputs) }
+    /** The first output of a graph, or the one that is named; the graph is loaded when it is not there. */
+    fun run(part: String, inputs: Map<String, Tensor>, output: String? = null): Tensor.Floats =
+        inUse.read { session(part).run(inputs, output) }
 
     private fun session(part: String): Session =
         synchronized(opening) { opened.getOrPut(part) { openSession(bundle, part, sessions) } }
@@ -52,9 +53,9 @@ internal class Parts(val bundle: Bundle, private val sessions: SessionFactory) {
     /** The graphs that are in memory. */
     fun loaded(): Set<String> = synchronized(opening) { opened.keys.toSet() }
 
-    /** Give back one graph. */
-    fun release(part: String) {
-        inUse.write { synchronized(opening) { opened.remove(part)?.close() } }
+    /** Give back some graphs. */
+    fun release(parts: List<String>) {
+        inUse.write { synchronized(opening) { parts.forEach { opened.remove(it)?.close() } } }
     }
 
     /** Give back everything. */

@@ -87,8 +87,10 @@ public data class ConfidenceSpec(
  * @property image How a photo becomes pixels.
  * @property text How a text becomes ids.
  * @property tokens The token table; null in a dual encoder.
- * @property roles Roles by name; `photo` and `query` always, `composed` too in `vision_language`.
- * @property composedTextWeight Weight of the text in a query of photo and text; null in `vision_language`.
+ * @property roles Roles by name; `photo` and `query` always, `composed` too in `vision_language` and beside a
+ *   `composed` graph.
+ * @property composedTextWeight Weight of the text in a query of photo and text; null when both go through the model in one
+ *   pass: always in `vision_language`, and in a dual encoder with a `composed` graph.
  * @property graphs Runtime to part to file.
  * @property packed Runtime to part to file of packed weights.
  * @property alternatives Runtime to part to file of another graph of the same weights.
@@ -121,3 +123,6 @@ public class Manifest internal constructor(
 
 internal const val DUAL_ENCODER: String = "dual_encoder"
 internal const val VISION_LANGUAGE: String = "vision_language"
+
+/** Name of the part of a dual encoder, and of the role, that read photo and text together. */
+internal const val COMPOSED: String = "composed"

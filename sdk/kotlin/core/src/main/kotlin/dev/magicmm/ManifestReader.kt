@@ -40,8 +40,18 @@ private fun manifest(top: ManifestSection): Manifest {
     val architecture = top.choice("architecture", listOf(DUAL_ENCODER, VISION_LANGUAGE))
     val isDual = architecture == DUAL_ENCODER
     val files = top.sections("files").map { (name, entry) -> inside(name) to fileEntry(entry) }.toMap()
-    val graphs = graphs(top, architecture, files)
-    val roles = roles(top, isDual, files)
+    val graphs = filesByPart(top, "graphs", files)
+    val parts = partsOf(architecture, graphs)
+    checkGraphs(graphs, architecture, parts)
+    val packed = packed(top, graphs, files)
+    val alternatives = alternatives(top, parts, files)
+    val isFusedLate = isDual && COMPOSED !in parts
+    val roles = roles(top, isFusedLate, files)
+    if (isDual && !isFusedLate && COMPOSED in top.value) {
+        throw bundleInvalid(
+            "manifest.composed weighs the text, but a composed graph reads photo and text together.",
+        )
+    }
     return Manifest(
         id = top.text("id"),
         architecture = architecture,
@@ -51,10 +61,10 @@ private fun manifest(top: ManifestSection): Manifest {
         text = textSpec(top.section("text"), files),
         tokens = if (isDual) null else tokenTable(top.section("tokens"), files),
         roles = roles,
-        composedTextWeight = if (isDual) top.section("composed").number("text_weight") else null,
+        composedTextWeight = if (isFusedLate) top.section(COMPOSED).number("text_weight") else null,
         graphs = graphs,
-        packed = packed(top, graphs, files),
-        alternatives = alternatives(top, architecture, files),
+        packed = packed,
+        alternatives = alternatives,
         quantisation = top.section("quantisation").value.mapValues { (_, scheme) -> scheme.toString() },
         golden = listed(files, top.text("golden")),
         files = files,
@@ -63,22 +73,20 @@ private fun manifest(top: ManifestSection): Manifest {
     )
 }
 
-private fun partsOf(architecture: String): Set<String> =
-    if (architecture == DUAL_ENCODER) setOf("image", "text") else setOf("vision", "language")
+/** The parts that every runtime must have; when one has the optional `composed`, all must. */
+private fun partsOf(architecture: String, graphs: Map<String, Map<String, String>>): Set<String> = when {
+    architecture != DUAL_ENCODER -> setOf("vision", "language")
+    graphs.values.any { COMPOSED in it } -> setOf("image", "text", COMPOSED)
+    else -> setOf("image", "text")
+}
 
-private fun graphs(
-    top: ManifestSection,
-    architecture: String,
-    files: Map<String, FileEntry>,
-): Map<String, Map<String, String>> {
-    val graphs = filesByPart(top, "graphs", files)
+private fun checkGraphs(graphs: Map<String, Map<String, String>>, architecture: String, parts: Set<String>) {
     for ((runtime, given) in graphs) {
-        val missing = partsOf(architecture) - given.keys
+        val missing = (parts - given.keys).sorted()
         if (missing.isNotEmpty()) {
-            throw bundleInvalid("graphs.$runtime of a $architecture bundle lacks ${missing.joinToString()}.")
+            throw bundleInvalid("graphs.$runtime of this $architecture bundle lacks ${missing.joinToString()}.")
         }
     }
-    return graphs
 }
 
 private fun packed(
@@ -88,7 +96,7 @@ private fun packed(
 ): Map<String, Map<String, String>> {
     val packed = if ("packed" in top.value) filesByPart(top, "packed", files) else emptyMap()
     for ((runtime, given) in packed) {
-        val unknown = given.keys - graphs[runtime].orEmpty().keys
+        val unknown = (given.keys - graphs[runtime].orEmpty().keys).sorted()
         if (unknown.isNotEmpty()) {
             throw bundleInvalid("packed.$runtime names ${unknown.joinToString()}, which graphs does not.")
         }
@@ -98,12 +106,12 @@ private fun packed(
 
 private fun alternatives(
     top: ManifestSection,
-    architecture: String,
+    parts: Set<String>,
     files: Map<String, FileEntry>,
 ): Map<String, Map<String, String>> {
     val alternatives = if ("alternatives" in top.value) filesByPart(top, "alternatives", files) else emptyMap()
     for ((runtime, given) in alternatives) {
-        val unknown = given.keys - partsOf(architecture)
+        val unknown = (given.keys - parts).sorted()
         if (unknown.isNotEmpty()) {
             throw bundleInvalid("alternatives.$runtime names ${unknown.joinToString()}, which is no part.")
         }
@@ -119,11 +127,11 @@ private fun filesByPart(
 ): Map<String, Map<String, String>> =
     top.sections(key).mapValues { (_, entry) -> entry.value.keys.associateWith { listed(files, entry.text(it)) } }
 
-private fun roles(top: ManifestSection, isDual: Boolean, files: Map<String, FileEntry>): Map<String, Role> {
+private fun roles(top: ManifestSection, isFusedLate: Boolean, files: Map<String, FileEntry>): Map<String, Role> {
     val roles = top.sections("roles").mapValues { (_, entry) -> role(entry, files) }
-    val needed = if (isDual) setOf("photo", "query") else setOf("photo", "query", "composed")
-    val missing = needed - roles.keys
+    val missing = setOf("photo", "query") - roles.keys
     if (missing.isNotEmpty()) throw bundleInvalid("roles lacks ${missing.joinToString()}.")
+    if (!isFusedLate && COMPOSED !in roles) throw bundleInvalid("roles lacks $COMPOSED.")
     return roles
 }
 

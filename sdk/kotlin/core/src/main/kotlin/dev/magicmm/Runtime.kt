@@ -8,7 +8,7 @@ private const val LEAST_LENGTH = 1e-6
 /**
  * Load one graph of a bundle.
  *
- * @param part "vision", "language", "image" or "text".
+ * @param part "vision", "language", "image", "text" or "composed".
  * @throws MagicError `runtime_failed` for a bundle without ONNX graphs, and when the runtime refuses the graph;
  *   `bundle_invalid` for a graph that reads a file which the manifest does not list, and for packed weights that are
  *   broken or are not those that the graph declares.

@@ -29,14 +29,14 @@ public sealed class Tensor {
  */
 public class Graph internal constructor(public val path: Path, public val weights: PackedWeights?)
 
-/** One loaded graph: named tensors in, one float32 tensor out. */
+/** One loaded graph: named tensors in, one of its float32 tensors out. */
 public interface Session : AutoCloseable {
     /**
-     * The graph's first output. May be called from several threads.
+     * The graph's first output, or the one that is named. May be called from several threads.
      *
      * @throws MagicError `runtime_failed` with what the runtime said.
      */
-    public fun run(inputs: Map<String, Tensor>): Tensor.Floats
+    public fun run(inputs: Map<String, Tensor>, output: String? = null): Tensor.Floats
 
     /** Give the memory back; called once, when no `run` is under way. */
     override fun close()

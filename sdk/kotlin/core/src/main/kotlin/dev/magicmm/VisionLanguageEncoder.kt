@@ -45,7 +45,7 @@ internal class VisionLanguageEncoder(private val parts: Parts) : Encoder {
     override fun tokenIds(text: String, role: Role): List<Int> = parts.tokenIds(text, role, truncate = false)
 
     /** Also unmap the token table and drop the prefixes. */
-    override fun releaseImages(): Unit = parts.release("vision")
+    override fun releaseImages(): Unit = parts.release(listOf("vision"))
 
     override fun release() {
         parts.release()

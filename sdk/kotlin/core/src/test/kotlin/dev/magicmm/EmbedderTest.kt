@@ -49,10 +49,10 @@ class EmbedderTest {
         val isRunning = CountDownLatch(1)
         val mayEnd = CountDownLatch(1)
         val sessions =
-            FakeSessions { name, inputs ->
+            FakeSessions { name, inputs, output ->
                 isRunning.countDown()
                 assertTrue(mayEnd.await(20, TimeUnit.SECONDS))
-                sums(name, inputs)
+                sums(name, inputs, output)
             }
         val embedder = Embedder.open(dualBundle(folder), sessions)
         val pool = Executors.newFixedThreadPool(2)
@@ -119,6 +119,71 @@ class EmbedderTest {
     }
 
     @Test
+    fun `a composed graph reads the visual tokens and the ids of its role in one pass`() {
+        val asked = ArrayList<Pair<String, String?>>()
+        val sessions =
+            FakeSessions { name, inputs, output ->
+                asked += name to output
+                sums(name, inputs, output)
+            }
+        val embedder = Embedder.open(composingBundle(folder), sessions)
+        val photo = picture(30, 20)
+        val found = embedder.embedQuery("red", photo)
+        val views = embedder.prepare(photo).data
+        val last = 1f + views[SIDE * SIDE * 3 + DIM - 1]
+        // head, image_before, image_after, "dog", "red", tail
+        val places = listOf(1, 2, 5, 2, 1, 4).withIndex().sumOf { (place, id) -> (place + 1) * id }
+        val expected = unit(floatArrayOf(places.toFloat(), 6f, 1f + views[0], last), "expected")
+        assertContentEquals(expected, found)
+        assertEquals(listOf("image.onnx" to "visual", "composed.onnx" to null), asked)
+    }
+
+    @Test
+    fun `photos of a bundle that composes ask for the vector alone, and leave with the composed graph`() {
+        val asked = ArrayList<String?>()
+        val sessions =
+            FakeSessions { name, inputs, output ->
+                asked += output
+                sums(name, inputs, output)
+            }
+        val embedder = Embedder.open(composingBundle(folder.resolve("one")), sessions)
+        val photo = embedder.embedImage(picture(30, 20))
+        val late = Embedder.open(dualBundle(folder.resolve("other")), FakeSessions())
+        assertContentEquals(late.embedImage(picture(30, 20)), photo)
+        assertEquals(listOf(null), asked)
+        embedder.embedQuery("red", picture(30, 20))
+        embedder.embedText("red")
+        assertEquals(3, sessions.opened.get())
+        embedder.releaseImages()
+        assertEquals(2, sessions.closed.get())
+        embedder.embedText("red")
+        assertEquals(3, sessions.opened.get())
+    }
+
+    @Test
+    fun `visual tokens take no room from the text of a composed graph`() {
+        val embedder = Embedder.open(composingBundle(folder), FakeSessions())
+        val longest = "red ".repeat(12 - 4 - 1) // 4 constant ids and the "dog" of the text line
+        val expected = embedder.embedQuery(longest, picture(9, 9))
+        assertCode(ErrorCode.TEXT_INVALID) { embedder.embedQuery(longest + "red", picture(9, 9)) }
+        assertContentEquals(expected, embedder.embedQuery(longest + "red", picture(9, 9), truncate = true))
+    }
+
+    @Test
+    fun `visual tokens and composed vectors of another shape`() {
+        val shapes = listOf("visual" to listOf(1, DIM), "visual" to listOf(2, 2, DIM), null to listOf(1, 2, DIM))
+        shapes.forEachIndexed { place, (name, shape) ->
+            val wrong = Tensor.Floats(shape, FloatArray(shape.reduce(Int::times)) { 1f })
+            val sessions =
+                FakeSessions { graph, inputs, output -> if (output == name) wrong else sums(graph, inputs, output) }
+            val embedder = Embedder.open(composingBundle(folder.resolve("$place")), sessions)
+            val error = assertCode(ErrorCode.RUNTIME_FAILED) { embedder.embedQuery("red", picture(3, 3)) }
+            val said = if (name == null) "The composed graph gave " else "The image graph gave visual tokens "
+            assertTrue(error.message.startsWith(said + shape))
+        }
+    }
+
+    @Test
     fun `what a caller cannot ask for`() {
         val embedder = Embedder.open(dualBundle(folder), FakeSessions())
         assertCode(ErrorCode.ARGUMENT_INVALID) { embedder.embedText("red", role = "poem") }
@@ -146,10 +211,10 @@ class EmbedderTest {
                 Tensor.Floats(listOf(DIM), FloatArray(DIM) { 1f }),
             )
         for (output in outputs) {
-            val embedder = Embedder.open(dualBundle(folder), FakeSessions { _, _ -> output })
+            val embedder = Embedder.open(dualBundle(folder), FakeSessions { _, _, _ -> output })
             assertCode(ErrorCode.RUNTIME_FAILED) { embedder.embedText("red") }
         }
-        val visual = FakeSessions { _, _ -> Tensor.Floats(listOf(1, 2, DIM + 1), FloatArray(2 * DIM + 2)) }
+        val visual = FakeSessions { _, _, _ -> Tensor.Floats(listOf(1, 2, DIM + 1), FloatArray(2 * DIM + 2)) }
         val embedder = Embedder.open(visionLanguageBundle(folder.resolve("other")), visual)
         assertCode(ErrorCode.RUNTIME_FAILED) { embedder.embedImage(picture(3, 3)) }
     }

@@ -33,6 +33,20 @@ fun dualBundle(folder: Path, files: Map<String, ByteArray> = emptyMap(), rest: S
     return write(folder, manifest, mapOf("image.onnx" to NO_GRAPH, "text.onnx" to NO_GRAPH) + files)
 }
 
+/** A dual encoder with a `composed` graph; see [dualBundle]. */
+fun composingBundle(folder: Path): Bundle {
+    val composed = role().replace("\"image_before\": []", "\"image_before\": [2]")
+        .replace("\"image_after\": []", "\"image_after\": [5]")
+        .replace("\"tail\": []", "\"tail\": [4]")
+        .replace("{text}", "dog {text}")
+    val manifest =
+        """"architecture": "dual_encoder",
+        "image": {"side": $SIDE, "views": ["crop", "squash"], "resample": "bicubic"},
+        "roles": {"photo": ${role()}, "query": ${role()}, "composed": $composed},
+        "graphs": {"onnx": {"image": "image.onnx", "text": "text.onnx", "composed": "composed.onnx"}}"""
+    return write(folder, manifest, listOf("image.onnx", "text.onnx", "composed.onnx").associateWith { NO_GRAPH })
+}
+
 /** A vision-language bundle with six token rows and a prefix; see [dualBundle]. */
 fun visionLanguageBundle(folder: Path, files: Map<String, ByteArray> = emptyMap(), rows: Int = 6): Bundle {
     val manifest =
@@ -74,7 +88,8 @@ private fun write(folder: Path, manifest: String, files: Map<String, ByteArray>)
 }
 
 /** Sessions that compute what a test says and count what is open. */
-class FakeSessions(private val compute: (String, Map<String, Tensor>) -> Tensor.Floats = ::sums) : SessionFactory {
+class FakeSessions(private val compute: (String, Map<String, Tensor>, String?) -> Tensor.Floats = ::sums) :
+    SessionFactory {
     val opened = AtomicInteger()
     val closed = AtomicInteger()
 
@@ -82,7 +97,8 @@ class FakeSessions(private val compute: (String, Map<String, Tensor>) -> Tensor.
         opened.incrementAndGet()
         val name = graph.path.fileName.toString()
         return object : Session {
-            override fun run(inputs: Map<String, Tensor>): Tensor.Floats = compute(name, inputs)
+            override fun run(inputs: Map<String, Tensor>, output: String?): Tensor.Floats =
+                compute(name, inputs, output)
 
             override fun close() {
                 closed.incrementAndGet()
@@ -91,14 +107,23 @@ class FakeSessions(private val compute: (String, Map<String, Tensor>) -> Tensor.
     }
 }
 
-/** Vectors that depend on what went in. */
-fun sums(graph: String, inputs: Map<String, Tensor>): Tensor.Floats = when (graph) {
+/** Vectors that depend on what went in, and visual tokens: the first bytes of each view. */
+fun sums(graph: String, inputs: Map<String, Tensor>, output: String? = null): Tensor.Floats = when (graph) {
     "image.onnx" -> {
         val pixels = inputs.getValue("pixels") as Tensor.Bytes
-        val bytes = 2 * SIDE * SIDE * 3 // of a photo
-        val vectors =
+        val bytes = (if (output == "visual") 1 else 2) * SIDE * SIDE * 3 // of a view, or of a photo
+        val rows =
             FloatArray(pixels.values.size / bytes * DIM) { 1f + pixels.values[it / DIM * bytes + it % DIM] }
-        Tensor.Floats(listOf(pixels.shape[0] / 2, DIM), vectors)
+        val photos = pixels.shape[0] / 2
+        Tensor.Floats(if (output == "visual") listOf(photos, 2, DIM) else listOf(photos, DIM), rows)
+    }
+
+    "composed.onnx" -> {
+        val visual = inputs.getValue("visual") as Tensor.Floats
+        val ids = (inputs.getValue("ids") as Tensor.Longs).values
+        val places = ids.withIndex().sumOf { (place, id) -> (place + 1) * id }.toFloat()
+        val length = (inputs.getValue("mask") as Tensor.Longs).values.sum().toFloat()
+        Tensor.Floats(listOf(1, DIM), floatArrayOf(places, length, visual.values.first(), visual.values.last()))
     }
 
     "text.onnx" -> {

@@ -139,13 +139,14 @@ private fun <T> supplied(
 }
 
 private class LoadedGraph(private val environment: OrtEnvironment, private val session: OrtSession) : Session {
-    private val output = session.outputNames.first()
+    private val first = session.outputNames.first()
 
-    override fun run(inputs: Map<String, Tensor>): Tensor.Floats {
+    override fun run(inputs: Map<String, Tensor>, output: String?): Tensor.Floats {
+        val asked = output ?: first
         val tensors = LinkedHashMap<String, OnnxTensor>()
         try {
             for ((name, tensor) in inputs) tensors[name] = onnxTensor(tensor)
-            return session.run(tensors, setOf(output)).use { floats(it.get(0) as? OnnxTensor) }
+            return session.run(tensors, setOf(asked)).use { floats(asked, it.get(0) as? OnnxTensor) }
         } catch (error: OrtException) {
             throw runtimeFailed("onnxruntime failed: ${saidBy(error)}", error)
         } finally {
@@ -167,7 +168,7 @@ private class LoadedGraph(private val environment: OrtEnvironment, private val s
         }
     }
 
-    private fun floats(tensor: OnnxTensor?): Tensor.Floats {
+    private fun floats(output: String, tensor: OnnxTensor?): Tensor.Floats {
         val buffer = tensor?.floatBuffer ?: throw runtimeFailed("onnxruntime failed: $output is no float32 tensor")
         val values = FloatArray(buffer.remaining())
         buffer.get(values)
