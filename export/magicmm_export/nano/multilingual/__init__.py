@@ -1,1 +1,1 @@
-"""The multilingual text encoder of `nano`: multilingual-e5-small, taught to answer with the vectors of all-MiniLM-L6-v2."""
+"""A multilingual text encoder for `nano`: multilingual-e5-small, taught to answer with MiniLM's vectors."""

@@ -32,6 +32,39 @@ TEMPLATES = (
     "{} on the beach",
     "an old {}",
 )
+PAIRS = 12_000
+"""How many pairs of emoji are taught; each may appear in every locale."""
+_AND = {
+    "bn": "{} এবং {}",
+    "da": "{} og {}",
+    "de": "{} und {}",
+    "en": "{} and {}",
+    "es": "{} y {}",
+    "es-mx": "{} y {}",
+    "et": "{} ja {}",
+    "fi": "{} ja {}",
+    "fr": "{} et {}",
+    "hi": "{} और {}",
+    "hu": "{} és {}",
+    "it": "{} e {}",
+    "ja": "{}と{}",
+    "ko": "{}와 {}",
+    "lt": "{} ir {}",
+    "ms": "{} dan {}",
+    "nb": "{} og {}",
+    "nl": "{} en {}",
+    "pl": "{} i {}",
+    "pt": "{} e {}",
+    "ru": "{} и {}",
+    "sv": "{} och {}",
+    "th": "{}และ{}",
+    "uk": "{} і {}",  # noqa: RUF001 - the letter is Ukrainian
+    "vi": "{} và {}",
+    "zh": "{}和{}",
+    "zh-hant": "{}和{}",
+}
+PATTERNS = {locale: ("{}, {}", both) for locale, both in _AND.items()}
+"""How two names stand together, by locale."""
 _SEEN = frozenset({5, 6, 8, 11, 13, 15, 17, 18, 19, 20, 27})
 """WordNet's files of nouns that can be seen: animals, artefacts, bodies, events, food, places, objects, people,
 phenomena, plants, substances."""
@@ -56,6 +89,24 @@ class Emoji:
     def is_held_out(self) -> bool:
         """Whether nothing may be taught or chosen with it but what is measured."""
         return int(hashlib.sha256(self.code.encode()).hexdigest(), 16) % HELD_OUT == 0
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two emoji whose names stand together.
+
+    Attributes:
+        places: Of both among all emoji.
+        pattern: Which of a locale's `PATTERNS` joins them.
+    """
+
+    places: tuple[int, int]
+    pattern: int
+
+    def text(self, emoji: Sequence[Emoji], locale: str) -> str:
+        """Return both names in a language."""
+        names = (emoji[place].labels[locale] for place in self.places)
+        return PATTERNS[locale][self.pattern].format(*names)
 
 
 @dataclass(frozen=True)
@@ -87,6 +138,13 @@ def locales(emoji: Sequence[Emoji]) -> list[str]:
     return sorted({locale for one in emoji for locale in one.labels} - _LEFT_OUT)
 
 
+def some_pairs(emoji: Sequence[Emoji], count: int = PAIRS, seed: int = 1) -> list[Pair]:
+    """Return pairs of emoji that may be taught, in turns with each pattern."""
+    taught = [place for place, one in enumerate(emoji) if not one.is_held_out]
+    drawn = np.random.default_rng(seed).choice(taught, (count, 2))
+    return [Pair((int(first), int(second)), number % 2) for number, (first, second) in enumerate(drawn)]
+
+
 def read_entries(path: Path) -> Iterator[Entry]:
     """Yield the entries of a `data.*` file of WordNet."""
     with path.open(encoding="utf-8") as lines:
@@ -105,7 +163,7 @@ def read_entries(path: Path) -> Iterator[Entry]:
 def english_texts(
     concepts: Sequence[Concept], nouns: Sequence[Entry], verbs: Sequence[Entry], seed: int = 0
 ) -> list[str]:
-    """Return texts without repetition, sorted: names and descriptions of classes, alone, framed and in pairs; WordNet's."""
+    """Return sorted texts: names and descriptions of classes, names framed and in pairs, and what WordNet has."""
     rng = np.random.default_rng(seed)
 
     def framed(word: str) -> str:
