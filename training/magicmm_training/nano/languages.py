@@ -2,7 +2,7 @@
 
 BASE is what `magicmm_export.nano.multilingual.base` writes. Samples are English texts, names of emoji in many
 languages, and pairs of such names; wanted is always MiniLM's vector of the English text. One emoji in ten is kept apart
-to see what comes of it. The first layers and the token rows stay as they are: they hold what the languages have in common.
+to see what comes of it. The first layers and the token rows stay: they hold what the languages have in common.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ from magicmm_export.nano.multilingual import sources
 from magicmm_export.nano.multilingual.e5_file import PackedRows, read_e5
 from magicmm_export.nano.multilingual.graph import multilingual_graph
 from magicmm_export.nano.multilingual.texts import Emoji, locales
-from magicmm_export.nano.multilingual.vocabulary import BOS, EOS, PAD, prefix_ids
+from magicmm_export.nano.multilingual.vocabulary import BOS, EOS, PAD
 from magicmm_export.nano.run import TextEncoder, open_model
 from magicmm_export.nano.verify import MULTILINGUAL, test_sentences, verify_close, verify_text_padding
 from magicmm_export.scenes import sample_scene
@@ -126,7 +126,7 @@ def build_multilingual(taught: Taught, source: Bundle, texts: Texts, target: Pat
     words = packed_rows(taught)
     report = write_text(taught, words, staged, texts)
     graphs = sorted([*taken, *staged.glob(f"{TEXT}*")])
-    manifest = _manifest(taught, source, weights_identity(graphs), report)
+    manifest = _manifest(source, weights_identity(graphs), report)
     scene = sample_scene()
     golden = [GoldenInput(name, text=text) for name, text in GOLDEN.items()]
     golden += [GoldenInput("landscape", rgb=scene)]
@@ -215,10 +215,10 @@ def some_texts(emoji: Sequence[Emoji], concepts: list[Concept]) -> Texts:
     return Texts(english[::2] + names, [*GOLDEN.values(), *english[1::2], *others])
 
 
-def _manifest(taught: Taught, source: Bundle, weights: str, report: dict[str, Any]) -> dict[str, Any]:
+def _manifest(source: Bundle, weights: str, report: dict[str, Any]) -> dict[str, Any]:
     """Take what the source says of photos; say anew what concerns words."""
     given = json.loads((source.path / "manifest.json").read_text(encoding="utf-8"))
-    query = {**given["roles"]["query"], "head": [BOS, *prefix_ids(taught.tokenizer)], "tail": [EOS], "text": "{text}"}
+    query = {**given["roles"]["query"], "head": [BOS], "tail": [EOS], "text": "{text}"}
     return {
         "id": ID,
         "title": f"The photos of {given['id']}, and multilingual-e5-small taught the vectors of all-MiniLM-L6-v2",

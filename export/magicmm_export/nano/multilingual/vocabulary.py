@@ -39,8 +39,6 @@ SCRIPTS = frozenset(
 """First words of the Unicode names of their letters."""
 MOST_RANK = 150_000
 """Of the 250,002 pieces, by score: rarer ones are kept only when they are one character."""
-PREFIX = "query:"
-"""What E5 wants before every query; a word of its own to the tokenizer."""
 SPACE = "\u2581"
 # What XLM-R reads instead of NFKC's result: white space of all kinds as a space, control characters as nothing.
 _SPACES = r"[\t\n\f\r\u1680\u200b-\u200f\u2028\u2029\u2581\ufeff\ufffd]"
@@ -66,7 +64,8 @@ def script(piece: str) -> str | None:
 def unigram_tokenizer(pieces: Sequence[str], scores: Sequence[float]) -> Tokenizer:
     """Return the tokenizer with ids in the order given; the first four are special.
 
-    With special tokens it puts <s> and `PREFIX` before a text, and </s> behind it.
+    With special tokens it puts <s> before a text and </s> behind it. There is no "query: " as in E5's own use: names of
+    things find their translations better without (training/LOG.md), and a query is three tokens shorter.
     """
     tokenizer = Tokenizer(models.Unigram(list(zip(pieces, map(float, scores), strict=True)), unk_id=UNK))
     tokenizer.normalizer = normalizers.Sequence(
@@ -79,16 +78,6 @@ def unigram_tokenizer(pieces: Sequence[str], scores: Sequence[float]) -> Tokeniz
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace(SPACE, prepend_scheme="always")]
     )
-    before = [BOS, *prefix_ids(tokenizer)]
-    ends = [
-        {"id": name, "ids": ids, "tokens": [pieces[place] for place in ids]}
-        for name, ids in (("before", before), ("after", [EOS]))
-    ]
-    tokenizer.post_processor = processors.TemplateProcessing(single="before $A after", special_tokens=ends)
+    ends = [(pieces[place], place) for place in (BOS, EOS)]
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A </s>", special_tokens=ends)
     return tokenizer
-
-
-def prefix_ids(tokenizer: Tokenizer) -> list[int]:
-    """Return the ids of `PREFIX`."""
-    ids: list[int] = tokenizer.encode(PREFIX, add_special_tokens=False).ids
-    return ids
