@@ -65,15 +65,15 @@ class Lesson:
         seed: Of everything drawn.
     """
 
-    steps: int = 1500
-    batch: int = 64
+    steps: int = 1200
+    batch: int = 32
     layers: int = 4
-    rate: float = 2e-4
+    rate: float = 4e-4
     english: float = 0.5
-    pairs: float = 0.25
+    pairs: float = 0.2
     contrast: float = 0.03
     temperature: float = 0.05
-    ridge: int = 6000
+    ridge: int = 4000
     penalty: float = 0.3
     seed: int = 0
 
@@ -175,7 +175,7 @@ class Teacher:
             loss.backward()
             nn.utils.clip_grad_norm_(trained, 1.0)
             optimiser.step()
-            total += float((found * wanted).sum(-1).mean())
+            total += float((found.detach() * wanted).sum(-1).mean())
             if (step + 1) % 100 == 0:
                 log.info("step %d of %d: cosine %.3f", step + 1, self.lesson.steps, total / 100)
                 total = 0.0
@@ -346,8 +346,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m magicmm_training.nano.languages", description=__doc__)
     parser.add_argument("base", type=Path, metavar="BASE")
     parser.add_argument("target", type=Path, metavar="OUT", help="does not exist yet")
-    parser.add_argument("--steps", type=int, default=Lesson.steps)
-    parser.add_argument("--seed", type=int, default=Lesson.seed)
+    parser.add_argument("--steps", type=int, default=Lesson().steps)
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     lesson = Lesson(steps=options.steps, seed=options.seed)
