@@ -23,13 +23,11 @@ GELU_FLOOR = -0.17  # the least value of GELU, -0.16997, rounded down
 UNUSED = frozenset({"pooler.dense.weight", "pooler.dense.bias", "embeddings.position_ids"})
 
 
-def block_inputs(layers: int) -> tuple[str, ...]:
-    """Return the values whose channels `peaks` describes: what every attention and every feed-forward block reads."""
-    norms = (f"encoder.layer.{i}.{part}.LayerNorm" for i in range(layers) for part in ("attention.output", "output"))
-    return ("embeddings.LayerNorm", *norms)[:-1]
-
-
-BLOCK_INPUTS = block_inputs(LAYERS)
+# The values whose channels `peaks` describes: what every attention and every feed-forward block reads.
+BLOCK_INPUTS = (
+    "embeddings.LayerNorm",
+    *(f"encoder.layer.{i}.{part}.LayerNorm" for i in range(LAYERS) for part in ("attention.output", "output")),
+)[:-1]
 
 
 def text_graph(weights: Path, peaks: Mapping[str, Array] | None) -> ModelProto:
@@ -39,25 +37,18 @@ def text_graph(weights: Path, peaks: Mapping[str, Array] | None) -> ModelProto:
         weights: The safetensors file.
         peaks: Largest magnitude of each channel of `BLOCK_INPUTS`: the graph is int8. None: it is float32.
     """
-    return BertGraph("minilm", load_file(weights), LAYERS, peaks).build()
+    return _TextGraph(load_file(weights), peaks).build()
 
 
-class BertGraph:
+class _TextGraph:
     """One build; takes each tensor out of the checkpoint once, so that none can be forgotten."""
 
-    def __init__(self, name: str, tensors: dict[str, Array], layers: int, peaks: Mapping[str, Array] | None) -> None:
-        """Take the tensors of a BERT with vectors of 384; see `text_graph` for `peaks`."""
+    def __init__(self, tensors: dict[str, Array], peaks: Mapping[str, Array] | None) -> None:
         self._tensors = tensors
-        self._layers = layers
         self._peaks = peaks
-        self._graph = GraphWriter(name)
+        self._graph = GraphWriter("minilm")
 
     def build(self) -> ModelProto:
-        """Return the model.
-
-        Raises:
-            ValueError: The checkpoint holds tensors that the graph does not use.
-        """
         graph = self._graph
         ids = graph.input("ids", TensorProto.INT64, ("b", "s"))
         mask = graph.node("Cast", graph.input("mask", TensorProto.INT64, ("b", "s")), to=TensorProto.FLOAT)
@@ -65,7 +56,7 @@ class BertGraph:
         hidden_keys = graph.node("Mul", graph.node("Sub", mask, graph.scalar(1)), graph.scalar(1e4))
         key_bias = graph.node("Unsqueeze", hidden_keys, graph.ints(1, 2))
         rows = self._embed(ids)
-        for index in range(self._layers):
+        for index in range(LAYERS):
             rows = self._layer(rows, ids, key_bias, f"encoder.layer.{index}")
         self._pool(rows, ids, mask)
         if left := set(self._tensors) - UNUSED:
@@ -75,24 +66,20 @@ class BertGraph:
     def _embed(self, ids: str) -> str:
         """Add token, position and type rows, flattened to [b * s, 384]."""
         graph = self._graph
-        words = self._words(ids)
+        table = self._take("embeddings.word_embeddings.weight")
         token_type = self._take("embeddings.token_type_embeddings.weight")[0]
         positions = self._take("embeddings.position_embeddings.weight") + token_type
+        if self._peaks is None:
+            words = graph.node("Gather", graph.constant("words", table), ids)
+        else:
+            codes, scale = quantise_rows(table)
+            picked = graph.node("Gather", graph.constant("words", codes), ids)
+            row_scale = graph.node("Gather", graph.constant("words.scale", scale[:, None]), ids)
+            words = graph.node("Mul", graph.node("Cast", picked, to=TensorProto.FLOAT), row_scale)
         length = graph.node("Shape", ids, start=1, end=2)
         used = graph.node("Slice", graph.constant("positions", positions), graph.ints(0), length, graph.ints(0))
         rows = graph.node("Reshape", graph.node("Add", words, used), graph.ints(-1, WIDTH))
         return self._norm(rows, "embeddings.LayerNorm")
-
-    def _words(self, ids: str) -> str:
-        """Add the token rows [b, s, 384]."""
-        graph = self._graph
-        table = self._take("embeddings.word_embeddings.weight")
-        if self._peaks is None:
-            return graph.node("Gather", graph.constant("words", table), ids)
-        codes, scale = quantise_rows(table)
-        picked = graph.node("Gather", graph.constant("words", codes), ids)
-        row_scale = graph.node("Gather", graph.constant("words.scale", scale[:, None]), ids)
-        return graph.node("Mul", graph.node("Cast", picked, to=TensorProto.FLOAT), row_scale)
 
     def _layer(self, rows: str, ids: str, key_bias: str, name: str) -> str:
         graph = self._graph
@@ -125,14 +112,10 @@ class BertGraph:
         graph = self._graph
         shape = graph.node("Concat", graph.node("Shape", ids), graph.ints(WIDTH), axis=0)
         pair = graph.node("Concat", *[graph.node("Unsqueeze", mask, graph.ints(1))] * 2, axis=1)
-        pooled = self._mapped(graph.node("MatMul", pair, graph.node("Reshape", rows, shape)))
-        total = graph.node("ReduceSum", pooled, graph.ints(1), keepdims=0)
+        total = graph.node("MatMul", pair, graph.node("Reshape", rows, shape))
+        total = graph.node("ReduceSum", total, graph.ints(1), keepdims=0)
         vector = unit_length(graph, total, name="vector")
         graph.output(vector, TensorProto.FLOAT, ("b", WIDTH))
-
-    def _mapped(self, pooled: str) -> str:
-        """Add what follows the pooling, for two equal rows a text [b, 2, 384]; nothing here."""
-        return pooled
 
     def _linear(self, rows: str, names: tuple[str, ...], floor: float | None = None) -> str:
         """Add one product for all the layers named, which read the same rows."""
