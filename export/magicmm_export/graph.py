@@ -24,24 +24,25 @@ PAGE = 4096
 class DataFile:
     """External weights of one graph, appended as they come: no more than one of them is in memory."""
 
-    def __init__(self, path: Path) -> None:
-        """Create or empty the file."""
+    def __init__(self, path: Path, align: int = PAGE) -> None:
+        """Create or empty the file; each array begins at a multiple of `align`."""
         self.path = path
+        self._align = align
         self._stream = path.open("wb")
 
     def append(self, name: str, array: Array) -> TensorProto:
-        """Write an array at the next page and return the tensor that points at it."""
+        """Write an array at the next place and return the tensor that points at it."""
         tensor = TensorProto(name=name, data_type=helper.np_dtype_to_tensor_dtype(array.dtype), dims=array.shape)
         self._place(tensor, np.asarray(array, order="C").data, array.nbytes)
         return tensor
 
     def move(self, tensor: TensorProto) -> None:
-        """Write the values that a tensor holds at the next page and make it point there."""
+        """Write the values that a tensor holds at the next place and make it point there."""
         self._place(tensor, tensor.raw_data, len(tensor.raw_data))
         tensor.ClearField("raw_data")
 
     def _place(self, tensor: TensorProto, values: bytes | memoryview, length: int) -> None:
-        self._stream.write(bytes(-self._stream.tell() % PAGE))
+        self._stream.write(bytes(-self._stream.tell() % self._align))
         tensor.data_location = TensorProto.EXTERNAL
         for key, value in (("location", self.path.name), ("offset", self._stream.tell()), ("length", length)):
             tensor.external_data.append(StringStringEntryProto(key=key, value=str(value)))

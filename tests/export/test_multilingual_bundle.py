@@ -19,7 +19,7 @@ from transformers import BertConfig, BertModel
 from magicmm import Bundle, Embedder, ErrorCode, MagicError
 from magicmm.verify import verify_bundle
 from magicmm_export.nano import packages
-from magicmm_export.nano.minilm import block_inputs
+from magicmm_export.nano.encoder import block_inputs
 from magicmm_export.nano.multilingual.base import save_encoder, save_targets
 from magicmm_export.nano.multilingual.bundle import (
     Taught,

@@ -25,12 +25,15 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(prog="python -m magicmm_export.nano", description=__doc__)
     parser.add_argument("target", type=Path, metavar="OUT.magicmm")
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FOLDER", help="the trained model; without it, the concept bank alone"
+    )
     parser.add_argument("--precision", choices=("int8", "fp32"), default="int8", help="fp32 = the reference (125 MB)")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     staged = options.target.with_name(options.target.name + ".new")
     shutil.rmtree(staged, ignore_errors=True)  # what a killed build left
-    bundle, report = build_bundle(staged, options.target, options.precision)
+    bundle, report = build_bundle(staged, options.target, options.precision, options.checkpoint)
     report |= {"fingerprint": bundle.fingerprint, "total_bytes": bundle.total_bytes}
     sys.stdout.write(json.dumps(report, indent=2) + "\n")
     return 0

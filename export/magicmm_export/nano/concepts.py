@@ -60,8 +60,16 @@ def concept_bank(concepts: list[Concept], encode: Callable[[list[str]], Array]) 
     return np.stack(rows).astype(np.float32)
 
 
-def add_head(graph: GraphWriter, feature_map: str, network: Network, bank: Array, precision: Precision) -> str:
-    """Add the head for a map [3 n, 1280, 8, 8] of three views a photo; return `vector` [n, 384]."""
+@dataclass(frozen=True)
+class Logits:
+    """What the classifier says of views: of each cell [views, 16, 1000], and of the whole view [views, 1, 1000]."""
+
+    cells: str
+    whole: str
+
+
+def add_logits(graph: GraphWriter, feature_map: str, network: Network, precision: Precision) -> Logits:
+    """Add the classifier for the cells of a map [views, 1280, 8, 8]."""
     cells = graph.node("AveragePool", feature_map, kernel_shape=[2, 2], strides=[2, 2])
     cells = graph.node("Transpose", graph.node("Reshape", cells, graph.ints(0, CHANNELS, CELLS)), perm=[0, 2, 1])
     rows = graph.node("Reshape", cells, graph.ints(-1, CHANNELS))
@@ -71,16 +79,20 @@ def add_head(graph: GraphWriter, feature_map: str, network: Network, bank: Array
         logits = int8_linear(graph, rows, network.classes, network.class_bias, "classifier", floor=0.0)
     logits = graph.node("Reshape", logits, graph.ints(-1, CELLS, CLASSES), name="logits")
     # The classifier is linear: the logits of a mixture of features are the mixture of their logits.
-    whole = graph.node("ReduceMean", logits, graph.ints(1), keepdims=1)
+    return Logits(logits, graph.node("ReduceMean", logits, graph.ints(1), keepdims=1))
+
+
+def add_bank(graph: GraphWriter, logits: Logits, bank: Array, precision: Precision, name: str = "") -> str:
+    """Add what the concept bank says of photos of `VIEWS` views each: [photos, 384], unit length."""
     mixed = graph.node(
         "Add",
-        graph.node("Mul", logits, graph.scalar(CELL_SHARE)),
-        graph.node("Mul", whole, graph.scalar(1 - CELL_SHARE)),
+        graph.node("Mul", logits.cells, graph.scalar(CELL_SHARE)),
+        graph.node("Mul", logits.whole, graph.scalar(1 - CELL_SHARE)),
     )
     local = graph.node("ReduceMean", graph.node("Softmax", mixed, axis=-1), graph.ints(1), keepdims=0)
-    overall = graph.node("Squeeze", graph.node("Softmax", whole, axis=-1), graph.ints(1))
+    overall = graph.node("Squeeze", graph.node("Softmax", logits.whole, axis=-1), graph.ints(1))
     chances = graph.node("Add", local, graph.node("Mul", overall, graph.scalar(GLOBAL_WEIGHT)))
-    return _mean_of_views(graph, _embed(graph, chances, bank, precision))
+    return mean_of_views(graph, _embed(graph, chances, bank, precision), VIEWS, bank.shape[1], name)
 
 
 def _embed(graph: GraphWriter, chances: str, bank: Array, precision: Precision) -> str:
@@ -101,10 +113,10 @@ def _embed(graph: GraphWriter, chances: str, bank: Array, precision: Precision) 
     return unit_length(graph, graph.node("ReduceSum", weighed, graph.ints(1), keepdims=0))
 
 
-def _mean_of_views(graph: GraphWriter, vectors: str) -> str:
+def mean_of_views(graph: GraphWriter, vectors: str, views: int, width: int, name: str = "") -> str:
     """Add the mean of a photo's views at unit length; the sum does, since the length becomes 1."""
-    views = graph.node("Reshape", vectors, graph.shared(np.array([-1, VIEWS, 384], np.int64)))
-    return unit_length(graph, graph.node("ReduceSum", views, graph.ints(1), keepdims=0), name="vector")
+    by_photo = graph.node("Reshape", vectors, graph.shared(np.array([-1, views, width], np.int64)))
+    return unit_length(graph, graph.node("ReduceSum", by_photo, graph.ints(1), keepdims=0), name=name)
 
 
 def _texts(concept: Concept) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Write the image graph: two views of each photo in, one vector out."""
+"""Write the image graph: two views of each photo in; one vector out, and the visual tokens where there is a student."""
 
 from __future__ import annotations
 
@@ -7,29 +7,48 @@ from collections.abc import Mapping
 from onnx import ModelProto, TensorProto
 
 from magicmm_export.graph import Array, GraphWriter
-from magicmm_export.nano.concepts import VIEWS, add_head
+from magicmm_export.nano.concepts import VIEWS, add_bank, add_logits
 from magicmm_export.nano.efficientnet import Network, float_backbone
 from magicmm_export.nano.linear import Precision
+from magicmm_export.nano.normalise import unit_length
 from magicmm_export.nano.quantise import Observation, int8_backbone
+from magicmm_export.nano.student import Student, add_photo, add_soft_words, read_views
 
 SIDE = 256
+BANK_GRAPH, IMAGE_GRAPH = "local-conse", "magic-image"
+"""Names of the graph of the concept bank alone, and of that with a student."""
 
 
-def image_graph(network: Network, bank: Array, seen: Mapping[str, Observation] | None) -> ModelProto:
+def image_graph(
+    network: Network, bank: Array, seen: Mapping[str, Observation] | None, student: Student | None = None
+) -> ModelProto:
     """Return the model `pixels` uint8 [2 n, 256, 256, 3] -> `vector` float32 [n, 384].
+
+    With a student there is a second output, `visual` float32 [n, v, 384]: what `composed_graph` reads.
 
     Args:
         network: The convolutions and the classifier.
         bank: The concept bank [1000, 384].
         seen: What calibration saw of the backbone's values: the graph is int8. None: it is float32.
+        student: What reads soft words; None = the concept bank alone says the vector.
     """
-    graph = GraphWriter("local-conse")
+    graph = GraphWriter(BANK_GRAPH if student is None else IMAGE_GRAPH)
     pictures = _add_mirrored_view(graph, graph.input("pixels", TensorProto.UINT8, ("views", SIDE, SIDE, 3)))
     if seen is None:
-        vector = add_head(graph, float_backbone(graph, network, pictures), network, bank, Precision.FP32)
+        precision, maps = Precision.FP32, float_backbone(graph, network, pictures)
     else:
-        vector = add_head(graph, int8_backbone(graph, network, pictures, seen), network, bank, Precision.INT8)
+        precision, maps = Precision.INT8, int8_backbone(graph, network, pictures, seen)
+    logits = add_logits(graph, maps, network, precision)
+    if student is None:
+        vector = add_bank(graph, logits, bank, precision, name="vector")
+        graph.output(vector, TensorProto.FLOAT, ("photos", bank.shape[1]))
+        return graph.model()
+    words = add_soft_words(graph, read_views(graph, logits, student), student)
+    terms = (add_photo(graph, words, student), add_bank(graph, logits, bank, precision))
+    vector = unit_length(graph, graph.node("Sum", *terms), name="vector")
     graph.output(vector, TensorProto.FLOAT, ("photos", bank.shape[1]))
+    visual = graph.node("Reshape", words, graph.ints(-1, student.tokens, student.config.width), name="visual")
+    graph.output(visual, TensorProto.FLOAT, ("photos", student.tokens, student.config.width))
     return graph.model()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum
 
 import numpy as np
@@ -12,6 +13,10 @@ from magicmm_export.graph import Array, GraphWriter
 # How far the spread of channels moves from the activations into the weights (0: not at all, 1: entirely).
 # 0.7 had the best mean cosine of none, 0.3, 0.5, 0.7, 0.85 and 1; see docs/decisions/0003-nano-graphs.md.
 MIGRATION = 0.7
+
+
+Store = Callable[[str, Array], str]
+"""Stores a constant under a name, and returns the name of its value."""
 
 
 class Precision(str, Enum):
@@ -43,6 +48,7 @@ def int8_linear(
     name: str,
     peaks: Array | None = None,
     floor: float | None = None,
+    store: Store | None = None,
 ) -> str:
     """Add the same product with 8-bit weights (a scale per output) and uint8 rows (a scale per row).
 
@@ -54,11 +60,13 @@ def int8_linear(
         name: Name of the resulting value, and prefix of its constants.
         peaks: Largest magnitude of each input channel; evens the channels out before they share a row's scale.
         floor: A bound that no input is below; the codes then count from there and none is spent on a sign.
+        store: Stores what is small: balance, scale and bias; None = the graph does.
     """
+    store = store or graph.constant
     if peaks is not None:
         balance = np.abs(weight).max(0) ** (1 - MIGRATION) / np.maximum(peaks, 1e-3) ** MIGRATION
         weight = weight / balance
-        rows = graph.node("Mul", rows, graph.constant(f"{name}.balance", balance.astype(np.float32)))
+        rows = graph.node("Mul", rows, store(f"{name}.balance", balance.astype(np.float32)))
     codes, scale = quantise_rows(weight)
     if floor is None:
         quantised, row_scale, zero = *_signed_rows(graph, rows), 128
@@ -71,8 +79,8 @@ def int8_linear(
     zeros = (graph.shared(np.array(zero, np.uint8)), graph.shared(np.array(128, np.uint8)))
     product = graph.node("MatMulInteger", quantised, stored, *zeros)
     scaled = graph.node("Mul", graph.node("Cast", product, to=TensorProto.FLOAT), row_scale)
-    scaled = graph.node("Mul", scaled, graph.constant(f"{name}.scale", scale))
-    return graph.node("Add", scaled, graph.constant(f"{name}.bias", bias.astype(np.float32)), name=name)
+    scaled = graph.node("Mul", scaled, store(f"{name}.scale", scale))
+    return graph.node("Add", scaled, store(f"{name}.bias", bias.astype(np.float32)), name=name)
 
 
 # One scale per row, because a scale per tensor would make a vector depend on its neighbours in the batch. Codes are

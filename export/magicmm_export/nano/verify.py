@@ -20,8 +20,9 @@ LOGIT_TOLERANCE = 1e-3
 TEXT_TOLERANCE = 1e-5
 PADDING_TOLERANCE = 1e-6
 MULTILINGUAL = "multilingual text"
-LEAST_MEAN_COSINE = {"image": 0.99, "text": 0.999, MULTILINGUAL: 0.998}
-LEAST_COSINE = {"image": 0.95, "text": 0.998, MULTILINGUAL: 0.99}
+LEAST_MEAN_COSINE = {"image": 0.99, "text": 0.999, "composed": 0.99, MULTILINGUAL: 0.998}
+LEAST_COSINE = {"image": 0.95, "text": 0.998, "composed": 0.95, MULTILINGUAL: 0.99}
+LEAST_BANK_COSINE = 0.99999
 SHORT_TEMPLATES = ("a photo of a {}", "{} at night", "two people and a {}", "my old {}")
 
 
@@ -47,8 +48,8 @@ def verify_image_float(model: ModelProto, weights: Path, photos: list[Array]) ->
         found_map, found_logits = session.run(["head", "logits"], {"pixels": photo})
         features = max(features, float(np.abs(found_map[0] - maps[index]).max()))
         scores = max(scores, float(np.abs(found_logits[0].mean(0) - logits[index]).max()))
-    _require("image features against torch", features, FEATURE_TOLERANCE)
-    _require("image logits against torch", scores, LOGIT_TOLERANCE)
+    require("image features against torch", features, FEATURE_TOLERANCE)
+    require("image logits against torch", scores, LOGIT_TOLERANCE)
     return {"features_max_abs": features, "logits_max_abs": scores}
 
 
@@ -58,7 +59,7 @@ def verify_text_float(model: ModelProto, weights: Path, tokenizer: Tokenizer, te
 
     truth = text_oracle(weights.parent, tokenizer, texts)
     error = float(np.abs(TextEncoder(open_model(model), tokenizer)(texts) - truth).max())
-    _require("text vectors against transformers", error, TEXT_TOLERANCE)
+    require("text vectors against transformers", error, TEXT_TOLERANCE)
     return {"vector_max_abs": error}
 
 
@@ -74,12 +75,22 @@ def verify_close(name: str, found: Array, truth: Array) -> Report:
     return {"cosine_mean": mean, "cosine_min": least}
 
 
-def verify_image_batches(session: InferenceSession, photos: list[Array], vectors: Array) -> None:
-    """Require that a photo has the same vector, bit for bit, alone and in a batch."""
+def verify_image_batches(session: InferenceSession, photos: list[Array]) -> None:
+    """Require that a photo has the same outputs, bit for bit, alone and in a batch."""
+    names = [output.name for output in session.get_outputs()]
+    alone = [session.run(names, {"pixels": photo}) for photo in photos[:5]]
     for count in (2, 3, 5):
-        batch = session.run(["vector"], {"pixels": np.concatenate(photos[:count])})[0]
-        if not np.array_equal(batch, vectors[:count]):
-            raise ParityError(f"The image graph returns other vectors in a batch of {count} than alone.")
+        together = session.run(names, {"pixels": np.concatenate(photos[:count])})
+        for place, name in enumerate(names):
+            if not np.array_equal(together[place], np.concatenate([one[place] for one in alone[:count]])):
+                raise ParityError(f"The image graph returns another {name} in a batch of {count} than alone.")
+
+
+def verify_bank(trained: Array, built: Array) -> Report:
+    """Compare a checkpoint's concept bank with the one that the packages give, row by row."""
+    least = float(np.einsum("nd,nd->n", trained, built).min())
+    require("the checkpoint's concept bank against the packages", 1 - least, 1 - LEAST_BANK_COSINE)
+    return {"cosine_min": least}
 
 
 def verify_text_padding(session: InferenceSession, tokenizer: Tokenizer, texts: list[str]) -> Report:
@@ -95,10 +106,15 @@ def verify_text_padding(session: InferenceSession, tokenizer: Tokenizer, texts: 
             one = np.array([row], np.int64)
             alone = session.run(["vector"], {"ids": one, "mask": np.ones_like(one)})[0][0]
             error = max(error, float(np.abs(alone - vector).max()))
-    _require("padded text against the same text alone", error, PADDING_TOLERANCE)
+    require("padded text against the same text alone", error, PADDING_TOLERANCE)
     return {"padding_max_abs": error}
 
 
-def _require(what: str, error: float, tolerance: float) -> None:
+def require(what: str, error: float, tolerance: float) -> None:
+    """Refuse an error beyond its tolerance.
+
+    Raises:
+        ParityError: Says what differs.
+    """
     if not error <= tolerance:
         raise ParityError(f"Largest difference of {what} is {error:.3g}; {tolerance:.3g} is allowed.")

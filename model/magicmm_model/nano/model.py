@@ -67,6 +67,19 @@ class NanoModel(nn.Module):
         vectors = self(ids.repeat_interleave(views, 0), mask.repeat_interleave(views, 0), cells.flatten(0, 1))
         return self._mean(vectors, views)
 
+    def indexed(self, cells: Tensor, read: int | None = None) -> Tensor:
+        """Return what an index holds of photos: what the encoder says of their views, and what the concept bank does.
+
+        Args:
+            cells: [b, views, cells, channels].
+            read: The encoder reads this many views, the first ones; None = all. The bank always sees all.
+
+        Returns:
+            [b, width], unit rows.
+        """
+        bank = self._mean(self.teacher(cells.flatten(0, 1)), cells.shape[1])
+        return functional.normalize(self.photos(cells[:, :read]) + bank, dim=-1)
+
     def teacher(self, cells: Tensor) -> Tensor:
         """Return what the concept bank says of views: [b, cells, channels] -> unit rows [b, width]."""
         vectors: Tensor = self.bank(self.connector.classifier(cells))

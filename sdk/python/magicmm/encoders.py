@@ -107,7 +107,10 @@ class _Parts:
 
 
 class DualEncoder(_Parts):
-    """An `image` graph and a `text` graph that share a space; photo + text is their weighted sum."""
+    """An `image` graph and a `text` graph that share a space.
+
+    Photo + text go through a `composed` graph in one pass where there is one, else they are a weighted sum.
+    """
 
     def prepare(self, rgb: RgbImage, role: Role) -> Pixels:
         """Return the views of the photo."""
@@ -128,11 +131,24 @@ class DualEncoder(_Parts):
         return unit_vectors(output, 1, self.manifest.dim, "text")
 
     def encode_composed(self, text: str, pixels: Pixels, role: Role, truncate: bool) -> Floats:
-        """Return text_weight x text + photo (late fusion)."""
-        weight = np.float32(self.manifest.composed_text_weight or 0.0)
+        """Run the composed graph on visual tokens and ids; without it, return text_weight x text + photo."""
+        if self.manifest.composed_text_weight is None:
+            return self._compose(text, pixels, role, truncate)
+        weight = np.float32(self.manifest.composed_text_weight)
         words = self.encode_text(text, self.manifest.roles["query"], truncate)
         photo = self.encode_images([pixels], self.manifest.roles["photo"])
         return unit_vectors(weight * words + photo, 1, self.manifest.dim, "image and text")
+
+    def _compose(self, text: str, pixels: Pixels, role: Role, truncate: bool) -> Floats:
+        before, after = (*role.head, *role.image_before, *role.image_after), role.tail
+        row = np.array([[*before, *self.text_ids(text, role, len(before) + len(after), truncate), *after]], np.int64)
+        visual = self.session("image").run({"pixels": pixels}, "visual")
+        if visual.ndim != 3 or len(visual) != 1:
+            raise MagicError(
+                ErrorCode.RUNTIME_FAILED, f"The image graph gave visual tokens {visual.shape}.", "Verify the bundle."
+            )
+        output = self.session("composed").run({"visual": visual, "ids": row, "mask": np.ones_like(row)})
+        return unit_vectors(output, 1, self.manifest.dim, "composed")
 
 
 class VisionLanguageEncoder(_Parts):

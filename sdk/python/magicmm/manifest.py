@@ -14,6 +14,8 @@ FORMAT = "magicmm-bundle"
 FORMAT_VERSION = 1
 ARCHITECTURES = ("dual_encoder", "vision_language")
 VIEWS = ("crop", "squash")
+COMPOSED = "composed"
+"""Name of the part of a dual encoder, and of the role, that read photo and text together."""
 MAX_DIM = 1 << 14
 _MAX_SIDE = 4096
 # Plain ASCII names: no way out of the folder, and the same file on every system.
@@ -75,7 +77,11 @@ class Role:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Everything a bundle says of itself; `raw` keeps what only people read (licence, quality, source)."""
+    """Everything a bundle says of itself; `raw` keeps what only people read (licence, quality, source).
+
+    `composed_text_weight` is None when photo and text go through the model in one pass: always in a vision-language
+    bundle, and in a dual encoder with a `composed` graph.
+    """
 
     id: str
     architecture: str
@@ -125,10 +131,10 @@ def _manifest(top: _Section, raw: dict[str, Any]) -> Manifest:
     files = {_inside(name): _file_entry(entry) for name, entry in top.sections("files")}
     graphs = _files_by_part(top, "graphs", files)
     is_dual = architecture == "dual_encoder"
-    parts = ("image", "text") if is_dual else ("vision", "language")
+    parts = _parts(architecture, graphs)
     for runtime, parts_given in graphs.items():
         if missing := set(parts) - set(parts_given):
-            raise _invalid(f"graphs.{runtime} of a {architecture} bundle lacks {', '.join(sorted(missing))}.")
+            raise _invalid(f"graphs.{runtime} of this {architecture} bundle lacks {', '.join(sorted(missing))}.")
     packed = _files_by_part(top, "packed", files) if "packed" in top.value else {}
     for runtime, parts_packed in packed.items():
         if unknown := set(parts_packed) - set(graphs.get(runtime, {})):
@@ -140,8 +146,11 @@ def _manifest(top: _Section, raw: dict[str, Any]) -> Manifest:
     roles = {name: _role(entry, files) for name, entry in top.sections("roles")}
     if missing := {"photo", "query"} - set(roles):
         raise _invalid(f"roles lacks {', '.join(sorted(missing))}.")
-    if not is_dual and "composed" not in roles:
+    is_fused_late = is_dual and COMPOSED not in parts
+    if not is_fused_late and COMPOSED not in roles:
         raise _invalid("roles lacks composed.")
+    if is_dual and not is_fused_late and COMPOSED in top.value:
+        raise _invalid("manifest.composed weighs the text, but a composed graph reads photo and text together.")
     dim = top.count("dim", MAX_DIM)
     return Manifest(
         id=top.get("id", str),
@@ -152,7 +161,7 @@ def _manifest(top: _Section, raw: dict[str, Any]) -> Manifest:
         text=_text_spec(top.section("text"), files),
         tokens=None if is_dual else _token_table(top.section("tokens"), files),
         roles=roles,
-        composed_text_weight=top.section("composed").get("text_weight", float) if is_dual else None,
+        composed_text_weight=top.section("composed").get("text_weight", float) if is_fused_late else None,
         graphs=graphs,
         packed=packed,
         alternatives=alternatives,
@@ -161,6 +170,13 @@ def _manifest(top: _Section, raw: dict[str, Any]) -> Manifest:
         files=files,
         raw=raw,
     )
+
+
+def _parts(architecture: str, graphs: Mapping[str, Mapping[str, str]]) -> tuple[str, ...]:
+    """Return the parts that every runtime must have; when one has the optional `composed`, all must."""
+    if architecture != "dual_encoder":
+        return ("vision", "language")
+    return ("image", "text", COMPOSED) if any(COMPOSED in given for given in graphs.values()) else ("image", "text")
 
 
 def _files_by_part(top: _Section, key: str, files: Mapping[str, FileEntry]) -> dict[str, dict[str, str]]:

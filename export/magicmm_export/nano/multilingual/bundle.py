@@ -22,8 +22,8 @@ from magicmm_export.graph import Array, save
 from magicmm_export.graph_files import graph_file
 from magicmm_export.nano import packages
 from magicmm_export.nano.concepts import Concept
+from magicmm_export.nano.encoder import block_inputs
 from magicmm_export.nano.linear import Precision
-from magicmm_export.nano.minilm import WIDTH, block_inputs
 from magicmm_export.nano.multilingual import sources
 from magicmm_export.nano.multilingual.e5_file import PackedRows, read_e5
 from magicmm_export.nano.multilingual.graph import multilingual_graph
@@ -32,6 +32,7 @@ from magicmm_export.nano.multilingual.vocabulary import BOS, EOS, PAD
 from magicmm_export.nano.run import TextEncoder, open_model
 from magicmm_export.nano.verify import MULTILINGUAL, test_sentences, verify_close, verify_text_padding
 from magicmm_export.scenes import sample_scene
+from magicmm_model.nano.config import NanoConfig
 from magicmm_model.nano.storing import load_tokenizer
 
 ID = "nano-multilingual"
@@ -248,7 +249,7 @@ def _manifest(source: Bundle, weights: str, report: dict[str, Any]) -> dict[str,
 
 def _check(source: Bundle) -> None:
     manifest = source.manifest
-    if manifest.architecture != "dual_encoder" or manifest.dim != WIDTH or "onnx" not in manifest.graphs:
+    if manifest.architecture != "dual_encoder" or manifest.dim != NanoConfig().width or "onnx" not in manifest.graphs:
         raise MagicError(
             ErrorCode.ARGUMENT_INVALID,
             f"{source.path} is no bundle of the built-in model for onnx.",
