@@ -3,14 +3,15 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   := build/demo
+WORDS  := build/nano-multilingual
 # Not every shell expands the ~ of PHOTOS=~/Pictures.
 OWN    := $(patsubst ~%,$(HOME)%,$(PHOTOS))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint fix nano vectors bench wheel clean
+.PHONY: help demo test test-slow lint fix nano nano-multilingual vectors bench wheel clean
 
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo '  make demo PHOTOS=~/Pictures QUERY="a dog"    search your own photos'
 
@@ -78,6 +79,19 @@ fix: $(VENV)/ready ## let ruff mend what it can
 
 nano: $(VENV)-nano/ready ## build the built-in model again from its packages (installs torch; about 3 minutes)
 	$(VENV)-nano/bin/python -m magicmm_export.nano sdk/python/magicmm/bundles/nano.magicmm
+
+nano-multilingual: $(WORDS)/taught/config.json ## a built-in model for words of many languages (npm, apt-get; about 20 minutes)
+	$(VENV)-nano/bin/python -m magicmm_export.nano.multilingual $(WORDS)/taught $(WORDS).magicmm
+
+$(VENV)-nano/ready-to-teach: $(VENV)-nano/ready
+	$(VENV)-nano/bin/pip install --quiet --disable-pip-version-check --editable '.[nano,training]'
+	@touch $@
+
+$(WORDS)/base/config.json: | $(VENV)-nano/ready-to-teach
+	$(VENV)-nano/bin/python -m magicmm_export.nano.multilingual.base $(WORDS)/base
+
+$(WORDS)/taught/config.json: $(WORDS)/base/config.json
+	$(VENV)-nano/bin/python -m magicmm_training.nano.languages $(WORDS)/base $(WORDS)/taught
 
 vectors: $(VENV)/ready ## write tests/vectors again
 	$(BIN)/python tests/tools/generate_vectors.py

@@ -1,9 +1,9 @@
 """How well photos are found by words of many languages: the built-in model, and the multilingual option beside it.
 
 Captions of Tux Paint's stamps (see `nano_quality.py`) stand in 77 languages, written by volunteers; nothing was taught
-or chosen with them but what that program says of the English ones. Every language with 200 captions or more is measured:
-the caption is the query, its picture is to be found among all 430. Beside it stands what the English caption of the same
-stamps finds with the English encoder: no translation can be expected to do better.
+or chosen with them but what that program says of the English ones. Every language with 200 captions or more is
+measured: the caption is the query, its picture is to be found among all 430. Beside it stands what the English caption
+of the same stamps finds with the English encoder: no translation can be expected to do better.
 
 Names of emoji that were held out while the multilingual encoder was taught: the translated name is to find the English
 one among those of all emoji, as MiniLM places it. Languages without such names were never taught.
@@ -58,25 +58,21 @@ def measure_stamps(report: Report, english: Embedder, multilingual: Embedder, qu
     """Rank all pictures for the captions of every language."""
     stamps = useful_stamps(fetch_stamps())[:: 20 if quick else 1]
     captions = [read_captions(path) | {"en": caption} for path, caption in stamps]
-    pictures = {
-        "English": np.stack([english.embed_image(path) for path, _ in stamps]),
-        "multilingual": np.stack([multilingual.embed_image(path) for path, _ in stamps]),
-    }
+    if not np.array_equal(english.embed_image(stamps[0][0]), multilingual.embed_image(stamps[0][0])):
+        raise SystemExit("The bundles see photos differently; build the multilingual one --from the English one.")
+    pictures = np.stack([english.embed_image(path) for path, _ in stamps])
+    known = np.stack([english.embed_text(caption) for _, caption in stamps])
     columns = ["language", "captions", "model", *(f"R@{k}" for k in KS), "median rank"]
     rows: list[list[object]] = []
     for language in languages(captions, LEAST_CAPTIONS // 20 if quick else LEAST_CAPTIONS):
         places = np.array([place for place, found in enumerate(captions) if language in found])
         words = [captions[place][language] for place in places]
-        own = [captions[place]["en"] for place in places]
-        for name, model, asked in (
-            ("English words, English encoder", english, own),
-            ("English encoder", english, words),
-            ("multilingual", multilingual, words),
-        ):
-            if language == "en" and asked is words and model is english:
-                continue  # the same as the row before
-            held = pictures["multilingual" if model is multilingual else "English"]
-            found = ranks(np.stack([model.embed_text(text) for text in asked]), held, places)
+        asked = {"English words, English encoder": known[places]}
+        if language != "en":  # it would be the same again
+            asked["English encoder"] = np.stack([english.embed_text(text) for text in words])
+        asked["multilingual"] = np.stack([multilingual.embed_text(text) for text in words])
+        for name, queries in asked.items():
+            found = ranks(queries, pictures, places)
             rows.append([language, len(places), name, *(spread(found <= k) for k in KS), float(np.median(found))])
     report.table(f"captions -> pictures, {len(stamps)} pictures", columns, rows)
 
