@@ -172,7 +172,7 @@ class Teacher:
             found = self.model(*self.filled(texts))
             loss = self.loss(found, wanted)
             optimiser.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(trained, 1.0)
             optimiser.step()
             total += float((found.detach() * wanted).sum(-1).mean())
@@ -290,7 +290,7 @@ def load_base(folder: Path, layers: int) -> tuple[TaughtEncoder, Texts, Tokenize
         facts = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         texts = json.loads((folder / "texts.json").read_text(encoding="utf-8"))
         wanted, tensors = load_file(folder / "targets.safetensors"), load_file(folder / "model.safetensors")
-        config = BertConfig(
+        config = BertConfig(  # type: ignore[no-untyped-call]
             vocab_size=facts["vocab"],
             hidden_size=wanted["english"].shape[1],
             num_hidden_layers=facts["layers"],
@@ -304,7 +304,7 @@ def load_base(folder: Path, layers: int) -> tuple[TaughtEncoder, Texts, Tokenize
             pad_token_id=PAD,
             attn_implementation="eager",
         )
-        bert = BertModel(config, add_pooling_layer=False)
+        bert = BertModel(config, add_pooling_layer=False)  # type: ignore[no-untyped-call]
         bert.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in tensors.items()})
         found = _texts(texts, wanted)
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:

@@ -61,7 +61,7 @@ def script(piece: str) -> str | None:
     return found.most_common(1)[0][0] if found else None
 
 
-def unigram_tokenizer(pieces: Sequence[str], scores: Sequence[float]) -> Tokenizer:
+def unigram_tokenizer(pieces: Sequence[str], scores: Sequence[float] | Array) -> Tokenizer:
     """Return the tokenizer with ids in the order given; the first four are special.
 
     With special tokens it puts <s> before a text and </s> behind it. There is no "query: " as in E5's own use: names of
