@@ -44,18 +44,21 @@ def main() -> int:
     options = parser(__doc__)
     options.add_argument("--bundle", type=Path, metavar="PATH", help="the English model (default: the built-in one)")
     options.add_argument("--multilingual", type=Path, metavar="PATH", default=MULTILINGUAL)
+    options.add_argument("--languages", type=lambda text: text.split(","), metavar="LIST", help="de,ja,... alone")
     given = options.parse_args()
     report = Report("nano_languages", given)
     english, multilingual = (Embedder.open(path, threads=1) for path in (given.bundle, given.multilingual))
-    measure_stamps(report, english, multilingual, given.quick)
+    measure_stamps(report, english, multilingual, given.quick, given.languages)
     measure_emoji(report, english, multilingual, given.quick)
     measure_cost(report, english, multilingual, rounds=2 if given.quick else 60)
     report.finish()
     return 0
 
 
-def measure_stamps(report: Report, english: Embedder, multilingual: Embedder, quick: bool) -> None:
-    """Rank all pictures for the captions of every language."""
+def measure_stamps(
+    report: Report, english: Embedder, multilingual: Embedder, quick: bool, only: Sequence[str] | None
+) -> None:
+    """Rank all pictures for the captions of every language, or of `only` these."""
     stamps = useful_stamps(fetch_stamps())[:: 20 if quick else 1]
     captions = [read_captions(path) | {"en": caption} for path, caption in stamps]
     if not np.array_equal(english.embed_image(stamps[0][0]), multilingual.embed_image(stamps[0][0])):
@@ -65,6 +68,8 @@ def measure_stamps(report: Report, english: Embedder, multilingual: Embedder, qu
     columns = ["language", "captions", "model", *(f"R@{k}" for k in KS), "median rank"]
     rows: list[list[object]] = []
     for language in languages(captions, LEAST_CAPTIONS // 20 if quick else LEAST_CAPTIONS):
+        if only is not None and language not in only:
+            continue
         places = np.array([place for place, found in enumerate(captions) if language in found])
         words = [captions[place][language] for place in places]
         asked = {"English words, English encoder": known[places]}
