@@ -45,10 +45,11 @@ def main() -> int:
     options.add_argument("--bundle", type=Path, metavar="PATH", help="the English model (default: the built-in one)")
     options.add_argument("--multilingual", type=Path, metavar="PATH", default=MULTILINGUAL)
     options.add_argument("--languages", type=lambda text: text.split(","), metavar="LIST", help="de,ja,... alone")
+    options.add_argument("--every", type=int, default=1, metavar="N", help="captions of every Nth stamp alone")
     given = options.parse_args()
     report = Report("nano_languages", given)
     english, multilingual = (Embedder.open(path, threads=1) for path in (given.bundle, given.multilingual))
-    measure_stamps(report, english, multilingual, given.quick, given.languages)
+    measure_stamps(report, english, multilingual, given.quick, given.languages, given.every)
     measure_emoji(report, english, multilingual, given.quick)
     measure_cost(report, english, multilingual, rounds=2 if given.quick else 60)
     report.finish()
@@ -56,9 +57,9 @@ def main() -> int:
 
 
 def measure_stamps(
-    report: Report, english: Embedder, multilingual: Embedder, quick: bool, only: Sequence[str] | None
+    report: Report, english: Embedder, multilingual: Embedder, quick: bool, only: Sequence[str] | None, every: int
 ) -> None:
-    """Rank all pictures for the captions of every language, or of `only` these."""
+    """Rank all pictures for the captions of every language, or of `only` these; captions of every nth stamp alone."""
     stamps = useful_stamps(fetch_stamps())[:: 20 if quick else 1]
     captions = [read_captions(path) | {"en": caption} for path, caption in stamps]
     if not np.array_equal(english.embed_image(stamps[0][0]), multilingual.embed_image(stamps[0][0])):
@@ -70,7 +71,9 @@ def measure_stamps(
     for language in languages(captions, LEAST_CAPTIONS // 20 if quick else LEAST_CAPTIONS):
         if only is not None and language not in only:
             continue
-        places = np.array([place for place, found in enumerate(captions) if language in found])
+        places = np.array([place for place, found in enumerate(captions) if language in found and place % every == 0])
+        if not len(places):
+            continue
         words = [captions[place][language] for place in places]
         asked = {"English words, English encoder": known[places]}
         if language != "en":  # it would be the same again
