@@ -3,7 +3,6 @@ PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 DEMO   := build/demo
-WORDS  := build/nano-multilingual
 # Not every shell expands the ~ of PHOTOS=~/Pictures.
 OWN    := $(patsubst ~%,$(HOME)%,$(PHOTOS))
 
@@ -80,18 +79,8 @@ fix: $(VENV)/ready ## let ruff mend what it can
 nano: $(VENV)-nano/ready ## build the built-in model again from its packages (installs torch; about 3 minutes)
 	$(VENV)-nano/bin/python -m magicmm_export.nano sdk/python/magicmm/bundles/nano.magicmm
 
-nano-multilingual: $(WORDS)/taught/config.json ## a built-in model for words of many languages (npm, apt-get; about 20 minutes)
-	$(VENV)-nano/bin/python -m magicmm_export.nano.multilingual $(WORDS)/taught $(WORDS).magicmm
-
-$(VENV)-nano/ready-to-teach: $(VENV)-nano/ready
-	$(VENV)-nano/bin/pip install --quiet --disable-pip-version-check --editable '.[nano,training]'
-	@touch $@
-
-$(WORDS)/base/config.json: | $(VENV)-nano/ready-to-teach
-	$(VENV)-nano/bin/python -m magicmm_export.nano.multilingual.base $(WORDS)/base
-
-$(WORDS)/taught/config.json: $(WORDS)/base/config.json
-	$(VENV)-nano/bin/python -m magicmm_training.nano.languages $(WORDS)/base $(WORDS)/taught
+nano-multilingual: $(VENV)-nano/ready ## a built-in model for words of many languages (npm; about 3 minutes)
+	$(VENV)-nano/bin/python -m magicmm_export.nano.multilingual build/nano-multilingual.magicmm
 
 vectors: $(VENV)/ready ## write tests/vectors again
 	$(BIN)/python tests/tools/generate_vectors.py

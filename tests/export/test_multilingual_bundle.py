@@ -31,8 +31,9 @@ from magicmm_export.nano.multilingual.bundle import (
 )
 from magicmm_export.nano.multilingual.e5_file import read_e5
 from magicmm_export.nano.multilingual.graph import multilingual_graph
+from magicmm_export.nano.multilingual.own_space import own_space, replace_bank
 from magicmm_export.nano.multilingual.texts import Emoji
-from magicmm_export.nano.reader import read_text
+from magicmm_export.nano.reader import read_image, read_text
 from magicmm_export.nano.run import TextEncoder, open_model
 from magicmm_export.scenes import sample_scene
 from tiny_e5 import write_tiny_e5
@@ -134,6 +135,37 @@ def test_weights_that_the_image_graph_shares_with_the_text_graph_are_taken_along
         for folder in (staged, Bundle.default().path)
     )
     np.testing.assert_array_equal(moved, before)
+
+
+def test_names_find_their_own_place_in_the_bank(taught_folder: Path) -> None:
+    names = ["a red photo", "ein rotes Foto", "赤写真"]
+    encoder, bank = own_space(names)
+    words = packed_rows(encoder)
+    found = TextEncoder(open_model(multilingual_graph(encoder.tensors, words, 1, None)), encoder.tokenizer)(names)
+    np.testing.assert_allclose(found, bank, atol=1e-5)
+    np.testing.assert_allclose(np.linalg.norm(bank, axis=1), 1, atol=1e-5)
+
+
+def test_photos_follow_the_bank(tmp_path: Path) -> None:
+    """A turned bank turns every photo."""
+    source = Bundle.default()
+    bank = read_image(source).bank
+    turn = np.linalg.qr(np.random.default_rng(0).standard_normal((384, 384)))[0].astype(np.float32)
+    take_image(source, tmp_path)
+    replace_bank(tmp_path / "image.onnx", bank.codes.astype(np.float32) * bank.scales[:, None] @ turn)
+    embedder = Embedder.open(source, threads=1)
+    pixels = embedder.prepare(sample_scene())
+    (found,) = InferenceSession(tmp_path / "image.onnx", providers=["CPUExecutionProvider"]).run(
+        None, {"pixels": pixels}
+    )
+    assert float(found[0] @ (embedder.embed_image(sample_scene()) @ turn)) > 0.999
+
+
+def test_a_graph_without_such_a_bank_is_refused(tmp_path: Path) -> None:
+    take_image(Bundle.default(), tmp_path)
+    with pytest.raises(MagicError) as raised:
+        replace_bank(tmp_path / "image.onnx", np.ones((7, 384), np.float32))
+    assert raised.value.code is ErrorCode.ARGUMENT_INVALID
 
 
 def test_targets_stand_beside_their_texts(tmp_path: Path) -> None:

