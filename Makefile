@@ -9,10 +9,10 @@ NANO_BIN := $(VENV)-nano/bin
 OWN    := $(patsubst ~%,$(HOME)%,$(PHOTOS))
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint fix nano nano-references vectors bench wheel clean
+.PHONY: help demo test test-slow lint fix nano nano-references nano-multilingual vectors bench wheel clean
 
 help: ## list the verbs
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo
 	@echo '  make demo PHOTOS=~/Pictures QUERY="a dog"    search your own photos'
 
@@ -97,6 +97,9 @@ nano-references: $(NANO)/nano-base ## what benchmarks compare it with: the conce
 $(NANO)/nano-base: | $(VENV)-nano/ready
 	@mkdir -p $(NANO)
 	$(NANO_BIN)/python -m magicmm_export.nano.base $@
+
+nano-multilingual: $(VENV)-nano/ready ## a built-in model for words of many languages (npm; about 3 minutes)
+	$(VENV)-nano/bin/python -m magicmm_export.nano.multilingual build/nano-multilingual.magicmm
 
 vectors: $(VENV)/ready ## write tests/vectors again
 	$(BIN)/python tests/tools/generate_vectors.py

@@ -1,4 +1,4 @@
-"""How sure a search by words may be that its first match fits (docs/decisions/0013-confidence.md).
+"""How sure a search by words may be that its first match fits (docs/decisions/0014-confidence.md).
 
 A cosine alone says little: its size depends on the words. What says more is how far the best match stands above what
 the same words score on the library as a rule, and among how many photos it is the best.

@@ -5,7 +5,7 @@ import kotlin.math.ln
 import kotlin.math.tanh
 
 /**
- * How sure a search by words may be that its first match fits (docs/decisions/0013-confidence.md).
+ * How sure a search by words may be that its first match fits (docs/decisions/0014-confidence.md).
  *
  * @param best Score of the best match.
  * @param background Scores of photos of the whole library, whatever a filter leaves of it.

@@ -23,6 +23,7 @@ class TokenizerTest {
             "{}",
             "not JSON",
             """{"pre_tokenizer": {"type": "BertPreTokenizer"}, "model": {"type": "Unigram", "vocab": []}}""",
+            """{"normalizer": {"type": "Sequence", "normalizers": []}, "model": {"type": "Unigram", "vocab": []}}""",
             """{"pre_tokenizer": {"type": "Metaspace"}, "model": {"type": "WordPiece"}}""",
             """{"pre_tokenizer": {"type": "BertPreTokenizer"}, "model": {"type": "WordPiece", "unk_token": "u", "vocab": {}}}""",
         ],
