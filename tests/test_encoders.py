@@ -135,6 +135,20 @@ def test_a_composed_graph_reads_photo_and_text_in_one_pass(composing_path: Path)
     assert encoder.loaded() == ["composed", "image"]
 
 
+@pytest.mark.parametrize("weight", [-0.5, 2.0])
+def test_words_may_be_added_to_what_a_composed_graph_says(composing_path: Path, tmp_path: Path, weight: float) -> None:
+    bundle = changed(
+        composing_path, tmp_path / "copy", lambda manifest: manifest.update(composed={"text_weight": weight})
+    )
+    encoder, one_pass = make_encoder(bundle, 1, "onnx"), dual(composing_path)
+    roles = bundle.manifest.roles
+    pixels = encoder.prepare(PHOTO, roles["composed"])
+    seen = one_pass.encode_composed("blue", pixels, roles["composed"], False)[0]
+    expected = weight * one_pass.encode_text("blue", roles["query"], False)[0] + seen
+    found = encoder.encode_composed("blue", pixels, roles["composed"], False)[0]
+    np.testing.assert_allclose(found, unit(expected), atol=1e-5)
+
+
 def test_graphs_may_read_the_weights_of_another(composing_path: Path, tmp_path: Path) -> None:
     one, other = dual(composing_path), dual(sharing_bundle(tmp_path / "sharing.magicmm"))
     role = one.manifest.roles["composed"]

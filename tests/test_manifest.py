@@ -40,12 +40,12 @@ def test_a_vision_language_bundle_is_read_whole() -> None:
     assert manifest.roles["photo"].prefix is None
 
 
-def test_a_composed_graph_stands_for_the_weight_of_the_text() -> None:
+def test_a_composed_graph_needs_its_role_and_may_have_a_weight_of_the_text() -> None:
     manifest = parse_manifest(json.dumps(composing()))
     assert manifest.composed_text_weight is None
     assert manifest.graphs["onnx"]["composed"] == "composed.onnx"
     assert manifest.roles["composed"].image_after == (3,)
-    assert "weighs the text" in error_of(composing() | {"composed": {"text_weight": 1.0}}).message
+    assert parse_manifest(json.dumps(composing() | {"composed": {"text_weight": 0.5}})).composed_text_weight == 0.5
     without = composing()
     del without["roles"]["composed"]
     assert "roles lacks composed" in error_of(without).message

@@ -235,6 +235,7 @@ _COMPOSING_CHANGES: dict[str, tuple[str, Any]] = {
     "a composed graph without its role": ("roles.composed", _MISSING),
     "a composed graph and a weight of the text": ("composed", {"text_weight": 1.0}),
     "a composed graph and composed null": ("composed", None),
+    "a composed graph and a weight that is text": ("composed", {"text_weight": "1"}),
     "a composed graph that is not listed": ("graphs.onnx.composed", "other.onnx"),
     "a second runtime without the composed graph": ("graphs.coreml", {"image": "image.onnx", "text": "text.onnx"}),
     "a second runtime with a composed graph": (

@@ -132,7 +132,7 @@ def composed_graph(student: Student) -> ModelProto:
 
 
 def add_visual(graph: GraphWriter, words: str, vector: str, student: Student) -> str:
-    """Add `visual` [photos, handed, width], which `composed_graph` reads: soft words [views, tokens, width], `vector`."""
+    """Add `visual` [photos, handed, width] for `composed_graph`: soft words [views, tokens, width], `vector`."""
     tokens = graph.node("Reshape", words, graph.ints(-1, student.tokens, student.config.width))
     return graph.node("Concat", tokens, graph.node("Unsqueeze", vector, graph.ints(1)), axis=1, name="visual")
 

@@ -109,7 +109,8 @@ class _Parts:
 class DualEncoder(_Parts):
     """An `image` graph and a `text` graph that share a space.
 
-    Photo + text go through a `composed` graph in one pass where there is one, else they are a weighted sum.
+    Photo + text go through a `composed` graph where there is one, and the text's vector may be added; else they are a
+    weighted sum.
     """
 
     def prepare(self, rgb: RgbImage, role: Role) -> Pixels:
@@ -131,13 +132,16 @@ class DualEncoder(_Parts):
         return unit_vectors(output, 1, self.manifest.dim, "text")
 
     def encode_composed(self, text: str, pixels: Pixels, role: Role, truncate: bool) -> Floats:
-        """Run the composed graph on visual tokens and ids; without it, return text_weight x text + photo."""
-        if self.manifest.composed_text_weight is None:
-            return self._compose(text, pixels, role, truncate)
-        weight = np.float32(self.manifest.composed_text_weight)
+        """Return text_weight x text + what the composed graph says of both, or, without that graph, the photo."""
+        weight = self.manifest.composed_text_weight
+        if self.manifest.has_composed_graph:
+            seen = self._compose(text, pixels, role, truncate)
+        else:
+            seen = self.encode_images([pixels], self.manifest.roles["photo"])
+        if weight is None:
+            return seen
         words = self.encode_text(text, self.manifest.roles["query"], truncate)
-        photo = self.encode_images([pixels], self.manifest.roles["photo"])
-        return unit_vectors(weight * words + photo, 1, self.manifest.dim, "image and text")
+        return unit_vectors(np.float32(weight) * words + seen, 1, self.manifest.dim, "image and text")
 
     def _compose(self, text: str, pixels: Pixels, role: Role, truncate: bool) -> Floats:
         before, after = (*role.head, *role.image_before, *role.image_after), role.tail

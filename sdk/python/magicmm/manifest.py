@@ -101,8 +101,8 @@ class ConfidenceSpec:
 class Manifest:
     """Everything a bundle says of itself; `raw` keeps what only people read (licence, quality, source).
 
-    `composed_text_weight` is None when photo and text go through the model in one pass: always in a vision-language
-    bundle, and in a dual encoder with a `composed` graph.
+    `composed_text_weight` is None when photo and text go through the model in one pass and nothing is added: always in
+    a vision-language bundle, and in a dual encoder with a `composed` graph that does not say otherwise.
     """
 
     id: str
@@ -122,6 +122,11 @@ class Manifest:
     files: Mapping[str, FileEntry]
     confidence: ConfidenceSpec | None
     raw: Mapping[str, Any]
+
+    @property
+    def has_composed_graph(self) -> bool:
+        """Whether a dual encoder reads photo and text together."""
+        return any(COMPOSED in parts for parts in self.graphs.values())
 
 
 def parse_manifest(text: str) -> Manifest:
@@ -172,8 +177,7 @@ def _manifest(top: _Section, raw: dict[str, Any]) -> Manifest:
     is_fused_late = is_dual and COMPOSED not in parts
     if not is_fused_late and COMPOSED not in roles:
         raise _invalid("roles lacks composed.")
-    if is_dual and not is_fused_late and COMPOSED in top.value:
-        raise _invalid("manifest.composed weighs the text, but a composed graph reads photo and text together.")
+    has_weight = is_fused_late or (is_dual and COMPOSED in top.value)
     dim = top.count("dim", MAX_DIM)
     return Manifest(
         id=top.get("id", str),
@@ -184,7 +188,7 @@ def _manifest(top: _Section, raw: dict[str, Any]) -> Manifest:
         text=_text_spec(top.section("text"), files),
         tokens=None if is_dual else _token_table(top.section("tokens"), files),
         roles=roles,
-        composed_text_weight=top.section("composed").get("text_weight", float) if is_fused_late else None,
+        composed_text_weight=top.section(COMPOSED).get("text_weight", float) if has_weight else None,
         graphs=graphs,
         packed=packed,
         alternatives=alternatives,

@@ -1,8 +1,8 @@
 package dev.magicmm
 
 /**
- * An `image` graph and a `text` graph that share a space. Photo + text go through a `composed` graph in one pass where there
- * is one, else they are a weighted sum.
+ * An `image` graph and a `text` graph that share a space. Photo + text go through a `composed` graph where there is one, and
+ * the text's vector may be added; else they are a weighted sum.
  */
 internal class DualEncoder(private val parts: Parts) : Encoder {
     private val manifest = parts.manifest
@@ -21,12 +21,16 @@ internal class DualEncoder(private val parts: Parts) : Encoder {
         return unitVectors(output, 1, manifest.dim, "text").first()
     }
 
-    /** Run the composed graph on visual tokens and ids; without it, text weight x text + photo. */
+    /** Text weight x text + what the composed graph says of both, or, without that graph, the photo. */
     override fun encodeComposed(text: String, pixels: Pixels, role: Role, truncate: Boolean): FloatArray {
-        val weight = manifest.composedTextWeight?.toFloat() ?: return compose(text, pixels, role, truncate)
+        val seen = if (manifest.graphs.values.any { COMPOSED in it }) {
+            compose(text, pixels, role, truncate)
+        } else {
+            encodeImages(listOf(pixels), manifest.roles.getValue("photo")).first()
+        }
+        val weight = manifest.composedTextWeight?.toFloat() ?: return seen
         val words = encodeText(text, manifest.roles.getValue("query"), truncate)
-        val photo = encodeImages(listOf(pixels), manifest.roles.getValue("photo")).first()
-        return unit(FloatArray(manifest.dim) { weight * words[it] + photo[it] }, "image and text")
+        return unit(FloatArray(manifest.dim) { weight * words[it] + seen[it] }, "image and text")
     }
 
     private fun compose(text: String, pixels: Pixels, role: Role, truncate: Boolean): FloatArray {

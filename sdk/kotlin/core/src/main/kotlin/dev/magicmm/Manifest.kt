@@ -90,7 +90,8 @@ public data class ConfidenceSpec(
  * @property roles Roles by name; `photo` and `query` always, `composed` too in `vision_language` and beside a
  *   `composed` graph.
  * @property composedTextWeight Weight of the text in a query of photo and text; null when both go through the model in one
- *   pass: always in `vision_language`, and in a dual encoder with a `composed` graph.
+ *   pass and nothing is added: always in `vision_language`, and in a dual encoder with a `composed` graph that does not say
+ *   otherwise.
  * @property graphs Runtime to part to file.
  * @property packed Runtime to part to file of packed weights.
  * @property alternatives Runtime to part to file of another graph of the same weights.

@@ -47,11 +47,7 @@ private fun manifest(top: ManifestSection): Manifest {
     val alternatives = alternatives(top, parts, files)
     val isFusedLate = isDual && COMPOSED !in parts
     val roles = roles(top, isFusedLate, files)
-    if (isDual && !isFusedLate && COMPOSED in top.value) {
-        throw bundleInvalid(
-            "manifest.composed weighs the text, but a composed graph reads photo and text together.",
-        )
-    }
+    val hasWeight = isFusedLate || (isDual && COMPOSED in top.value)
     return Manifest(
         id = top.text("id"),
         architecture = architecture,
@@ -61,7 +57,7 @@ private fun manifest(top: ManifestSection): Manifest {
         text = textSpec(top.section("text"), files),
         tokens = if (isDual) null else tokenTable(top.section("tokens"), files),
         roles = roles,
-        composedTextWeight = if (isFusedLate) top.section(COMPOSED).number("text_weight") else null,
+        composedTextWeight = if (hasWeight) top.section(COMPOSED).number("text_weight") else null,
         graphs = graphs,
         packed = packed,
         alternatives = alternatives,
