@@ -54,8 +54,8 @@ class NanoConfig:
     bank_kept: int = 50
     bank_power: float = 0.7
     teacher_kept: int = 200
-    colour_weight: float = 0.25
-    encoder_weight: float = 0.4
+    colour_weight: float = 0.3
+    encoder_weight: float = 0.6
     both_weight: float = 0.3
     matryoshka: tuple[int, ...] = (256, 128)
 
