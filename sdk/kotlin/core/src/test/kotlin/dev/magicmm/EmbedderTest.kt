@@ -150,7 +150,7 @@ class EmbedderTest {
         val photo = embedder.embedImage(picture(30, 20))
         val late = Embedder.open(dualBundle(folder.resolve("other")), FakeSessions())
         assertContentEquals(late.embedImage(picture(30, 20)), photo)
-        assertEquals(listOf(null), asked)
+        assertEquals(listOf<String?>(null), asked)
         embedder.embedQuery("red", picture(30, 20))
         embedder.embedText("red")
         assertEquals(3, sessions.opened.get())
