@@ -20,6 +20,8 @@ MOST_TOKENS = 256
 """What all-MiniLM-L6-v2 was tuned for; its position table would allow 512."""
 CONFIDENCE = Path(__file__).with_name("confidence.json")
 """Fitted to this model by benchmarks/confidence.py --fit; to be fitted anew for another."""
+TEXT_WEIGHT = 1.1
+"""Of the words in a query of photo and words, beside what the composed graph says; chosen on development sets."""
 SCHEMES = {
     "int8": {
         "image": "convolutions: 7-bit weights per output channel, static uint8 activations; classifier: 8-bit, per row",
@@ -101,13 +103,14 @@ def _with_student(manifest: dict[str, Any], precision: str, checkpoint: Path) ->
     trained = {
         "id": _id("nano", precision),
         "title": "Magic-MM in miniature: EfficientNet-Lite2, a connector to soft words, and all-MiniLM-L6-v2 that "
-        "reads them with adapters, beside a local ConSE concept bank",
+        "reads them with adapters, beside a local ConSE concept bank and colours",
         "matryoshka_dims": list(config.matryoshka),
         "pooling": {
             "text": "mean of the token states",
-            "image": f"{states}, plus a convex combination of concept vectors",
-            "composed": "mean of the states of visual and text tokens, over views",
+            "image": f"{states}, plus a convex combination of concept vectors, plus colours",
+            "composed": "mean of the states of visual and text tokens, over views, plus image, plus text",
         },
+        "composed": {"text_weight": TEXT_WEIGHT},
         "roles": {**manifest["roles"], "composed": _role([], [CLS], [SEP], [SEP])},
         "graphs": {"onnx": {**manifest["graphs"]["onnx"], "composed": "composed.onnx"}},
         "quantisation": {
@@ -117,7 +120,7 @@ def _with_student(manifest: dict[str, Any], precision: str, checkpoint: Path) ->
         },
         "source": {**manifest["source"], "trained": f"weights {weights_identity([checkpoint / WEIGHTS])}"},
     }
-    return {key: value for key, value in (manifest | trained).items() if key != "composed"}
+    return manifest | trained
 
 
 def _id(name: str, precision: str) -> str:
