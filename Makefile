@@ -83,8 +83,7 @@ nano: $(NANO)/nano-base ## train and build the built-in model again from package
 	$(NANO_BIN)/python -m magicmm_export.nano sdk/python/magicmm/bundles/nano.magicmm \
 	    --checkpoint $$(ls -dt $(NANO)/run/stages/distil-*/checkpoint | head -1)
 
-nano-references: $(NANO)/nano-base ## what benchmarks compare it with: the concept bank alone, float32, two other seeds
-	$(NANO_BIN)/python -m magicmm_export.nano build/nano-bank.magicmm
+nano-references: $(NANO)/nano-base build/nano-bank.magicmm ## what benchmarks compare it with: concept bank, float32, seeds
 	$(NANO_BIN)/python -m magicmm_export.nano build/nano-bank-fp32.magicmm --precision fp32
 	$(NANO_BIN)/python -m magicmm_export.nano build/nano-fp32.magicmm --precision fp32 \
 	    --checkpoint $$(ls -dt $(NANO)/run/stages/distil-*/checkpoint | head -1)
@@ -94,12 +93,16 @@ nano-references: $(NANO)/nano-base ## what benchmarks compare it with: the conce
 	        --checkpoint $$(ls -dt $(NANO)/run-$$seed/stages/distil-*/checkpoint | head -1) || exit 1; \
 	done
 
+build/nano-bank.magicmm: | $(VENV)-nano/ready
+	@mkdir -p build
+	$(NANO_BIN)/python -m magicmm_export.nano $@
+
 $(NANO)/nano-base: | $(VENV)-nano/ready
 	@mkdir -p $(NANO)
 	$(NANO_BIN)/python -m magicmm_export.nano.base $@
 
-nano-multilingual: $(VENV)-nano/ready ## a built-in model for words of many languages (npm; about 3 minutes)
-	$(VENV)-nano/bin/python -m magicmm_export.nano.multilingual build/nano-multilingual.magicmm
+nano-multilingual: build/nano-bank.magicmm ## a built-in model for words of many languages (npm; about 3 minutes)
+	$(VENV)-nano/bin/python -m magicmm_export.nano.multilingual build/nano-multilingual.magicmm --from build/nano-bank.magicmm
 
 vectors: $(VENV)/ready ## write tests/vectors again
 	$(BIN)/python tests/tools/generate_vectors.py
