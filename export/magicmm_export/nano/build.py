@@ -94,6 +94,7 @@ def build_graphs(
     text_float = text_graph(packages.locate(packages.TEXT_WEIGHTS), None)
     encode = TextEncoder(open_model(text_float, BLOCK_INPUTS), tokenizer)
     bank = Bank(concept_bank(concepts, encode))
+    peaks = dict(encode.peaks)  # of the concepts alone: the text graph depends on nothing that is trained
     report: dict[str, Any] = {"precision": precision.value}
     if trained is not None:
         wanted = with_scenes(bank.vectors, read_scenes(concepts), encode)
@@ -103,11 +104,11 @@ def build_graphs(
     truth = _graphs(network, bank, text_float, None if trained is None else trained.student(None), None)
     graphs = truth
     if precision is Precision.INT8:
-        text = text_graph(packages.locate(packages.TEXT_WEIGHTS), encode.peaks)
+        text = text_graph(packages.locate(packages.TEXT_WEIGHTS), peaks)
         log.info("Observing the image network on the calibration pictures.")
         bank_alone = image_graph(network, bank, None)
         seen = observe(bank_alone, network, _calibration_views())
-        student = None if trained is None else trained.student(encode.peaks)
+        student = None if trained is None else trained.student(peaks)
         graphs = _graphs(network, bank, text, student, seen)
     files = [*_write(out_dir, graphs), out_dir / "tokenizer.json"]
     report["bytes"] = {file.name: file.stat().st_size for file in files}
