@@ -1,4 +1,4 @@
-"""The built-in model to a verified bundle of Core ML packages: `image`, and `text`, `composed` of a function a bucket."""
+"""The built-in model to a verified bundle of Core ML packages: `image`; `text` and `composed`, a function a bucket."""
 
 from __future__ import annotations
 

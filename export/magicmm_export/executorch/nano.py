@@ -1,4 +1,4 @@
-"""The built-in model to a verified bundle for ExecuTorch: one program of the methods `image`, `text_S`, `composed_S`."""
+"""The built-in model to a verified bundle for ExecuTorch: a program of the methods `image`, `text_S`, `composed_S`."""
 
 from __future__ import annotations
 
