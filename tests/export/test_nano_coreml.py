@@ -25,7 +25,7 @@ from magicmm_export.coreml.package import function_names, load_function, load_sp
 from magicmm_export.coreml.schemes import SCHEMES
 from magicmm_export.decomposition import Norms
 from magicmm_export.nano import lowered
-from magicmm_export.nano.encoder_modules import AdaptedEncoder, TextTower
+from magicmm_export.nano.encoder_modules import ComposedTower, TextTower
 from magicmm_export.nano.layers import float_layers
 from magicmm_export.nano.modules import ImageTower
 from magicmm_export.nano.reader import read_image, read_text
@@ -92,7 +92,7 @@ def test_photos_are_those_of_torch(written: Bundle, student: Bundle, photos: Seq
     session = PackageSession(written, "composed")
     assert session.input_names == {"visual", "ids", "mask"}
     given = {"visual": visual, "ids": ids.repeat(2, 0), "mask": np.ones_like(ids).repeat(2, 0)}
-    bucket = AdaptedEncoder(text, image.student).bucket(5).eval()
+    bucket = ComposedTower(text, image.student).bucket(5).eval()
     both = [bucket(torch.from_numpy(one), torch.from_numpy(ids), torch.ones(1, 5)) for one in np.split(visual, 2)]
     assert cosine(session.run(given), torch.cat(both).numpy()) > 0.999
     assert session.overflowed == ()

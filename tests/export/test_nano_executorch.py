@@ -19,7 +19,7 @@ from magicmm import Bundle, Embedder, ErrorCode, Gallery, MagicError
 from magicmm.executorch_runtime import ExecutorchSession
 from magicmm_export import cli, isolated
 from magicmm_export.decomposition import Norms
-from magicmm_export.nano.encoder_modules import AdaptedEncoder, TextTower
+from magicmm_export.nano.encoder_modules import ComposedTower, TextTower
 from magicmm_export.nano.layers import Layers, float_layers
 from magicmm_export.nano.modules import ImageTower
 from magicmm_export.nano.reader import read_image, read_text
@@ -194,7 +194,7 @@ def test_float32_vectors_are_those_of_torch(
     composing = ExecutorchSession(float_program, "composed", 1)
     assert composing.lengths == (8, 16) and composing.input_names == {"visual", "ids", "mask"}
     assert image.student is not None
-    encoder = AdaptedEncoder(tower, image.student)
+    encoder = ComposedTower(tower, image.student)
     for words in ("a dog", "two people on a beach at sunset"):
         ids = np.array([onnx_embedder.token_ids(words)])
         vector = session.run({"ids": ids, "mask": np.ones_like(ids)})

@@ -16,7 +16,7 @@ from torch import Tensor
 from graph_runs import cosine
 from magicmm import Bundle, Embedder, ErrorCode, MagicError
 from magicmm_export.decomposition import Norms
-from magicmm_export.nano.encoder_modules import AdaptedEncoder, TextTower
+from magicmm_export.nano.encoder_modules import ComposedTower, TextTower
 from magicmm_export.nano.image import image_graph
 from magicmm_export.nano.layers import float_layers
 from magicmm_export.nano.lowered import text_buckets
@@ -79,7 +79,7 @@ def photo_vectors(tower: ImageTower, pixels: list[NDArray[np.uint8]]) -> NDArray
 
 @torch.inference_mode()
 def composed_vector(
-    encoder: AdaptedEncoder, visual: NDArray[np.float32], ids: list[int], length: int, fill: int = 0
+    encoder: ComposedTower, visual: NDArray[np.float32], ids: list[int], length: int, fill: int = 0
 ) -> NDArray[np.float32]:
     given, mask = filled(ids, length, fill)
     vector: Tensor = encoder.eval().bucket(length)(torch.from_numpy(visual), given, mask)
@@ -108,7 +108,7 @@ def test_photos_are_those_of_the_same_weights_in_float32_graphs(
     session = open_model(image_graph(network_of(image), bank_of(image), None, own))
     composing = open_model(composed_graph(own))
     tower = image_tower(image, text, norms)
-    encoder = AdaptedEncoder(TextTower(text, float_layers(norms)), trained)
+    encoder = ComposedTower(TextTower(text, float_layers(norms)), trained)
     for views, ids in zip(pixels[:3], ([101, 102, 102], [101, 102, *range(2000, 2009), 102], [101, 102]), strict=True):
         wanted, seen = session.run(["vector", "visual"], {"pixels": views})
         vector, visual = (one.numpy() for one in tower(torch.from_numpy(views.copy())))
@@ -185,7 +185,7 @@ def test_neither_the_bucket_nor_what_fills_it_changes_a_text(text: StoredText, e
 def test_neither_the_bucket_nor_what_fills_it_changes_a_photo_with_text(
     text: StoredText, trained: StoredStudent
 ) -> None:
-    encoder = AdaptedEncoder(TextTower(text, float_layers(Norms.NATIVE)), trained)
+    encoder = ComposedTower(TextTower(text, float_layers(Norms.NATIVE)), trained)
     visual = np.random.default_rng(3).standard_normal((1, 51, 384), np.float32) / np.float32(20)
     ids = [101, 102, 2012, 2305, 102]
     alone = composed_vector(encoder, visual, ids, len(ids))
@@ -214,7 +214,7 @@ def test_a_bucket_without_positions_is_refused(text: StoredText, length: int) ->
 
 
 def test_a_composed_bucket_leaves_room_for_visual_tokens(text: StoredText, trained: StoredStudent) -> None:
-    encoder = AdaptedEncoder(TextTower(text, float_layers(Norms.NATIVE)), trained)
+    encoder = ComposedTower(TextTower(text, float_layers(Norms.NATIVE)), trained)
     encoder.bucket(512 - 17)
     with pytest.raises(MagicError, match="bucket of 496 tokens does not fit the model's 1 to 495"):
         encoder.bucket(496)

@@ -50,15 +50,15 @@ class TextTower(nn.Module):
         """Return the tower for texts of up to `length` tokens; it shares all weights.
 
         Raises:
-            MagicError: `argument_invalid` for a length that there are no positions for.
+            MagicError: As `cut`.
         """
-        return TextBucket(self, self.check_length(length))
+        return TextBucket(self, length)
 
-    def check_length(self, length: int, before: int = 0) -> int:
-        """Return a length of ids, with visual tokens before them, if there are positions for it.
+    def cut(self, length: int, before: int = 0) -> Tensor:
+        """Return the positions of so many ids, and of visual tokens before them: [before + length, width].
 
         Raises:
-            MagicError: `argument_invalid` if not.
+            MagicError: `argument_invalid` for a length that there are no positions for.
         """
         most = len(self.positions) - before
         if not 1 <= length <= most:
@@ -67,7 +67,7 @@ class TextTower(nn.Module):
                 f"A bucket of {length} tokens does not fit the model's 1 to {most}.",
                 "Give lengths such as 16,64,256.",
             )
-        return length
+        return self.positions[: before + length].clone()
 
 
 class TextBucket(nn.Module):
@@ -79,7 +79,7 @@ class TextBucket(nn.Module):
         """Share the tower's layers."""
         super().__init__()
         self.words, self.norm, self.blocks, self.unit = tower.words, tower.norm, tower.blocks, tower.unit
-        self.register_buffer("positions", tower.positions[:length].clone(), persistent=False)
+        self.register_buffer("positions", tower.cut(length), persistent=False)
         self.hidden = _Hidden()
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -109,12 +109,12 @@ class TextBucket(nn.Module):
 
 
 class AdaptedEncoder(nn.Module):
-    """The text tower with its adapters; it shares all other weights, and reads all views of one photo together."""
+    """The text tower's layers with adapters; they share all other weights, and read all views of one photo together."""
 
     def __init__(self, tower: TextTower, student: StoredStudent) -> None:
         """Set the adapters beside the tower's layers."""
         super().__init__()
-        self.tower, self.views = tower, student.views
+        self.norm, self.unit, self.views = tower.norm, tower.unit, student.views
         pairs = zip(tower.blocks, student.adapters, strict=True)
         self.blocks = nn.ModuleList(block.adapted(adapters) for block, adapters in pairs if isinstance(block, _Block))
 
@@ -126,21 +126,13 @@ class AdaptedEncoder(nn.Module):
             kept: 1 = token, 0 = fill [1, 1, s].
             hidden: What is added to scores [1, 1, s]; None = nothing is filled.
         """
-        rows = self.tower.norm(rows)
+        rows = self.norm(rows)
         yield "embedded", rows
         for place, block in enumerate(self.blocks):
             rows = block(rows, hidden)
             yield f"layers.{place}", rows
-        vectors = self.tower.unit(torch.bmm(torch.cat([kept] * self.views), rows).flatten(0, 1))
-        yield "vector", self.tower.unit(sum_of_views(vectors))
-
-    def bucket(self, length: int) -> ComposedBucket:
-        """Return the encoder for a photo with up to `length` ids; it shares all weights.
-
-        Raises:
-            MagicError: As `TextTower.bucket`.
-        """
-        return ComposedBucket(self, self.tower.check_length(length, VIEW_TOKENS))
+        vectors = self.unit(torch.bmm(torch.cat([kept] * self.views), rows).flatten(0, 1))
+        yield "vector", self.unit(sum_of_views(vectors))
 
 
 class PhotoReader(nn.Module):
@@ -151,13 +143,13 @@ class PhotoReader(nn.Module):
     last: Tensor
     kept: Tensor
 
-    def __init__(self, encoder: AdaptedEncoder) -> None:
+    def __init__(self, tower: TextTower, student: StoredStudent) -> None:
         """Look the two ids up once and for all."""
         super().__init__()
-        self.encoder, tower, length = encoder, encoder.tower, VIEW_TOKENS + 2
-        first, last = (row.expand(encoder.views, 1, -1).clone() for row in tower.ends)
+        self.encoder, length = AdaptedEncoder(tower, student), VIEW_TOKENS + 2
+        first, last = (row.expand(student.views, 1, -1).clone() for row in tower.ends)
         kept = torch.ones(1, 1, length)
-        constants = {"first": first, "last": last, "kept": kept, "positions": tower.positions[:length].clone()}
+        constants = {"first": first, "last": last, "kept": kept, "positions": tower.cut(length)}
         for name, value in constants.items():
             self.register_buffer(name, value, persistent=False)
 
@@ -168,18 +160,34 @@ class PhotoReader(nn.Module):
         return vector
 
 
+class ComposedTower(nn.Module):
+    """What reads photos with texts; `bucket` cuts it to a length."""
+
+    def __init__(self, tower: TextTower, student: StoredStudent) -> None:
+        """Share the text tower's weights."""
+        super().__init__()
+        self.tower, self.encoder = tower, AdaptedEncoder(tower, student)
+
+    def bucket(self, length: int) -> ComposedBucket:
+        """Return the tower for a photo with up to `length` ids; it shares all weights.
+
+        Raises:
+            MagicError: As `TextTower.cut`.
+        """
+        return ComposedBucket(self, length)
+
+
 class ComposedBucket(nn.Module):
     """A photo with one text of a fixed length, filled up on the right."""
 
     positions: Tensor
     seen: Tensor
 
-    def __init__(self, encoder: AdaptedEncoder, length: int) -> None:
-        """Share the encoder."""
+    def __init__(self, tower: ComposedTower, length: int) -> None:
+        """Share the tower's layers."""
         super().__init__()
-        self.encoder, self.hidden = encoder, _Hidden()
-        positions = encoder.tower.positions[: VIEW_TOKENS + length].clone()
-        self.register_buffer("positions", positions, persistent=False)
+        self.words, self.encoder, self.hidden = tower.tower.words, tower.encoder, _Hidden()
+        self.register_buffer("positions", tower.tower.cut(length, VIEW_TOKENS), persistent=False)
         self.register_buffer("seen", torch.ones(1, VIEW_TOKENS), persistent=False)
 
     def forward(self, visual: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
@@ -198,7 +206,7 @@ class ComposedBucket(nn.Module):
 
     def stages(self, visual: Tensor, ids: Tensor, mask: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Yield name and value of each stage, as `TextBucket.stages` does."""
-        views, words = self.encoder.views, self.encoder.tower.words(ids)
+        views, words = self.encoder.views, self.words(ids)
         first, others = (torch.cat([part] * views) for part in (words[:, :1], words[:, 1:]))
         rows = torch.cat([first, visual.reshape(views, VIEW_TOKENS, -1), others], 1) + self.positions
         # Visual tokens stand behind the first id, and all of both count: it does not matter which comes first here.
@@ -208,10 +216,10 @@ class ComposedBucket(nn.Module):
 
 def sum_of_views(vectors: Tensor) -> Tensor:
     """[views, width] -> [1, width]."""
-    first, *others = vectors.split(1)
-    for one in others:
-        first = first + one
-    return first
+    total = vectors[:1]
+    for place in range(1, len(vectors)):
+        total = total + vectors[place : place + 1]
+    return total
 
 
 class _Hidden(nn.Module):

@@ -102,11 +102,11 @@ class Colours(nn.Module):
         self.unit = UnitLength(stored.vectors.shape[1], layers.norms)
         _add_numbers(self, level=LEVELS / 256)
         for name, value in (("red", LEVELS**2), ("green", LEVELS)):
-            self.register_buffer(name, torch.tensor([value], dtype=torch.int32), persistent=False)
+            self.register_buffer(name, torch.tensor([value], dtype=torch.int64), persistent=False)
 
     def forward(self, view: Tensor) -> Tensor:
         """Float, 0 to 255 [1, 256, 256, 3] -> [1, dim], unit length."""
-        levels = (view[:, ::STEP, ::STEP] * self.level).to(torch.int32)  # it cuts fractions off
+        levels = (view[:, ::STEP, ::STEP] * self.level).long()  # it cuts fractions off
         places = levels[..., 0] * self.red + levels[..., 1] * self.green + levels[..., 2]
         # A mean of means: multiples of 1/64 are exact in float16, too.
         shares = self.table(places.reshape(_LOOKED_AT, _LOOKED_AT)).mean(1).mean(0, keepdim=True)

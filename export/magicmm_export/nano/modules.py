@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from magicmm_export.decomposition.norms import UnitLength
 from magicmm_export.nano.concepts import CELLS, VIEWS
-from magicmm_export.nano.encoder_modules import AdaptedEncoder, PhotoReader, TextTower
+from magicmm_export.nano.encoder_modules import PhotoReader, TextTower
 from magicmm_export.nano.head_modules import Colours, ConceptBank, MeanOfCells, SoftWords
 from magicmm_export.nano.image import SIDE
 from magicmm_export.nano.layers import Layers
@@ -104,7 +104,7 @@ class _Student(nn.Module):
     def __init__(self, stored: StoredStudent, tower: TextTower, layers: Layers) -> None:
         super().__init__()
         self.views, self.words = stored.views, SoftWords(stored.words, layers)
-        self.reader = PhotoReader(AdaptedEncoder(tower, stored))
+        self.reader = PhotoReader(tower, stored)
         self.colours, self.unit = Colours(stored.colours, layers), UnitLength(len(stored.words.shift), layers.norms)
         self.register_buffer("weight", torch.tensor([stored.colours.weight]), persistent=False)
 
