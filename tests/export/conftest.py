@@ -10,6 +10,7 @@ import torch
 
 from exported_bundles import importable_in_children
 from graph_runs import FOUR, SIDE, options, run_here
+from magicmm import Bundle
 from magicmm_export import isolated
 from magicmm_export.onnx.export import OnnxOptions, export_onnx
 from magicmm_model.checkpoint import Checkpoint
@@ -17,6 +18,7 @@ from magicmm_model.loading import load_model
 from magicmm_model.model import MagicModel
 from magicmm_model.tokenizer import PromptTokenizer
 from magicmm_quant.recipe import RECIPES, Recipe
+from nano_students import student_bundle
 from tiny_checkpoints import write_checkpoint
 
 
@@ -37,6 +39,12 @@ def tokenizer(tiny: Checkpoint) -> PromptTokenizer:
 def reference(tiny: Checkpoint) -> MagicModel:
     """The checkpoint in torch, float32, as its config says."""
     return load_model(tiny, dtype=torch.float32)
+
+
+@pytest.fixture(scope="session")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The shipped weights with a random student, in int8."""
+    return student_bundle(tmp_path_factory.mktemp("student"))
 
 
 @pytest.fixture

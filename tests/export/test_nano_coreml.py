@@ -25,10 +25,11 @@ from magicmm_export.coreml.package import function_names, load_function, load_sp
 from magicmm_export.coreml.schemes import SCHEMES
 from magicmm_export.decomposition import Norms
 from magicmm_export.nano import lowered
+from magicmm_export.nano.encoder_modules import ComposedTower, TextTower
 from magicmm_export.nano.layers import float_layers
-from magicmm_export.nano.modules import ImageTower, TextTower
+from magicmm_export.nano.modules import ImageTower
 from magicmm_export.nano.reader import read_image, read_text
-from magicmm_export.nano.stored import StoredText
+from magicmm_export.nano.stored import StoredImage, StoredText
 from magicmm_export.planner import read_plans
 
 PHOTOS = ("chelsea.png", "coffee.png")
@@ -40,24 +41,31 @@ def two_layers(bundle: Bundle) -> StoredText:
     return replace(text, layers=text.layers[:2])
 
 
+def two_adapters(bundle: Bundle) -> StoredImage:
+    image = read_image(bundle)
+    assert image.student is not None
+    return replace(image, student=replace(image.student, adapters=image.student.adapters[:2]))
+
+
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """From the command line, in int8; the text tower is cut to two layers, for time."""
+def written(student: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """From the command line, in int8; the encoder is cut to two layers, for time."""
     target = tmp_path_factory.mktemp("written") / "pocket.magicmm"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(isolated, "_run", run_here)
         patch.setattr(lowered, "read_text", two_layers)
-        arguments = [str(Bundle.default().path), str(target), "--runtime", "coreml", "--buckets", "16,32"]
+        patch.setattr(lowered, "read_image", two_adapters)
+        arguments = [str(student.path), str(target), "--runtime", "coreml", "--buckets", "16,32"]
         assert cli.main(arguments) == 0
     return Bundle.load(target)
 
 
 @pytest.fixture(scope="module")
-def photos() -> Sequence[NDArray[np.uint8]]:
+def photos(student: Bundle) -> Sequence[NDArray[np.uint8]]:
     """Views of two photos of scikit-image, uint8 [2, 256, 256, 3] each."""
     spec = find_spec("skimage")
     assert spec is not None and spec.origin is not None, "the dev extra brings scikit-image"
-    embedder = Embedder.open(threads=1)
+    embedder = Embedder.open(student, threads=1)
     return [embedder.prepare(Path(spec.origin).parent / "data" / name) for name in PHOTOS]
 
 
@@ -70,18 +78,28 @@ def text_vector(text: StoredText, ids: list[int]) -> NDArray[np.float32]:
 
 
 @torch.inference_mode()
-def test_photos_are_those_of_torch_and_close_to_onnx(written: Bundle, photos: Sequence[NDArray[np.uint8]]) -> None:
-    session = PackageSession(written, "image")
-    found = session.run({"pixels": np.concatenate(photos)})
-    tower = ImageTower(read_image(Bundle.default()), float_layers(Norms.NATIVE)).eval()
-    wanted = torch.cat([tower(torch.from_numpy(views.copy())) for views in photos]).numpy()
-    assert cosine(found, wanted) > 0.999
-    assert cosine(found, Embedder.open(threads=1).embed_pixels(photos)) > 0.99
+def test_photos_are_those_of_torch(written: Bundle, student: Bundle, photos: Sequence[NDArray[np.uint8]]) -> None:
+    session, layers = PackageSession(written, "image"), float_layers(Norms.NATIVE)
+    image, text = two_adapters(student), TextTower(two_layers(student), layers)
+    tower = ImageTower(image, text, layers).eval()
+    wanted, seen = zip(*(tower(torch.from_numpy(views.copy())) for views in photos), strict=True)
+    assert cosine(session.run({"pixels": np.concatenate(photos)}), torch.cat(wanted).numpy()) > 0.999
+    visual = session.run({"pixels": np.concatenate(photos)}, "visual")
+    assert cosine(visual.reshape(2, -1), torch.cat(seen).flatten(1).numpy()) > 0.99
     assert session.overflowed == (), "nothing leaves float16"
+    assert image.student is not None
+    ids = np.array([[101, 102, 2012, 2305, 102]])
+    session = PackageSession(written, "composed")
+    assert session.input_names == {"visual", "ids", "mask"}
+    given = {"visual": visual, "ids": ids.repeat(2, 0), "mask": np.ones_like(ids).repeat(2, 0)}
+    bucket = ComposedTower(text, image.student).bucket(5).eval()
+    both = [bucket(torch.from_numpy(one), torch.from_numpy(ids), torch.ones(1, 5)) for one in np.split(visual, 2)]
+    assert cosine(session.run(given), torch.cat(both).numpy()) > 0.999
+    assert session.overflowed == ()
 
 
-def test_texts_are_those_of_torch_in_every_bucket(written: Bundle) -> None:
-    embedder, text = package_embedder(written), two_layers(Bundle.default())
+def test_texts_are_those_of_torch_in_every_bucket(written: Bundle, student: Bundle) -> None:
+    embedder, text = package_embedder(written), two_layers(student)
     for words in TEXTS:
         ids = embedder.token_ids(words)
         found = embedder.embed_text(words)[None]
@@ -102,14 +120,20 @@ def test_a_text_longer_than_every_bucket_is_refused(written: Bundle) -> None:
         package_embedder(written).embed_text("word " * 40)
 
 
-def test_weights_keep_the_codes_of_the_bundle(written: Bundle) -> None:
+def test_weights_keep_the_codes_of_the_bundle(written: Bundle, student: Bundle) -> None:
     """Convolutions have 7 bits: coremltools' own rounding would spread them over 8 and lose as much again."""
-    image, text = read_image(Bundle.default()), two_layers(Bundle.default())
-    stored = [*(conv.codes for conv in image.convs), image.classifier.codes, image.bank.codes]
-    assert codes_of(load_function(package_path(written, "image"))) == signatures(stored)
-    layers = [part for one in text.layers for part in (one.attention, one.mixed, one.inner, one.outer)]
-    function = load_function(package_path(written, "text"), "text_32")
-    assert codes_of(function) == signatures([text.words.codes, *(one.codes for one in layers)])
+    image, text = read_image(student), two_layers(student)
+    trained = image.student
+    assert trained is not None
+    layers = [part.codes for one in text.layers for part in (one.attention, one.mixed, one.inner, one.outer)]
+    marks = np.eye(11, dtype=np.int8)[trained.colours.nearest]
+    stored = [*(conv.codes for conv in image.convs), image.classifier.codes, image.bank.table.codes]
+    assert codes_of(load_function(package_path(written, "image"))) == signatures(
+        [*stored, *layers, trained.words.table.codes, marks]
+    )
+    for part in ("text", "composed"):
+        function = load_function(package_path(written, part), f"{part}_32")
+        assert codes_of(function) == signatures([text.words.codes, *layers])
 
 
 def codes_of(function: Any) -> list[tuple[int, int, int]]:
@@ -126,30 +150,28 @@ def signatures(arrays: Sequence[NDArray[Any]]) -> list[tuple[int, int, int]]:
     return sorted(found)
 
 
-def test_functions_share_their_weights(written: Bundle) -> None:
+def test_functions_share_their_weights(written: Bundle, student: Bundle) -> None:
     package = package_path(written, "text")
     assert function_names(load_spec(package)) == ("text_16", "text_32")
-    text = two_layers(Bundle.default())
+    text = two_layers(student)
     weights = sum(part.codes.size for one in text.layers for part in (one.attention, one.mixed, one.inner, one.outer))
     size = sum(path.stat().st_size for path in package.rglob("weight.bin"))
     assert size < 1.02 * (text.words.codes.size + weights) + 200_000
 
 
-def test_the_bundle_says_where_it_comes_from(written: Bundle) -> None:
-    source = Bundle.default()
-    assert written.manifest.graphs == {
-        "coreml": {part: f"coreml/{part}.mlpackage/Manifest.json" for part in ("image", "text")}
-    }
+def test_the_bundle_says_where_it_comes_from(written: Bundle, student: Bundle) -> None:
+    source, parts = student, ("image", "text", "composed")
+    assert written.manifest.graphs == {"coreml": {part: f"coreml/{part}.mlpackage/Manifest.json" for part in parts}}
     written.check_hashes()
     assert written.fingerprint != source.fingerprint
     assert written.manifest.text.max_tokens == 32
-    assert written.manifest.composed_text_weight == source.manifest.composed_text_weight
-    for part in ("image", "text"):
+    for part in parts:
         facts = package_facts(written, part)
-        assert (facts.part, facts.source, facts.fingerprint) == (part, "nano", written.fingerprint)
+        assert (facts.part, facts.source, facts.fingerprint) == (part, source.manifest.id, written.fingerprint)
         assert (facts.scheme, facts.prefix) == ("int8", 0)
     assert package_facts(written, "text").buckets == {16: "text_16", 32: "text_32"}
-    assert set(package_facts(written, "image").stages) == {"features", "logits", "vector"}
+    assert package_facts(written, "composed").buckets == {16: "composed_16", 32: "composed_32"}
+    assert set(package_facts(written, "image").stages) == {"features", "logits", "visual", "vector"}
     names = [case["name"] for case in json.loads(written.file(written.manifest.golden).read_text())["cases"]]
     assert "landscape" in names and "composed" in names
     assert not partial_folders(written.path.parent)
@@ -159,11 +181,11 @@ def test_the_bundle_says_where_it_comes_from(written: Bundle) -> None:
 
 def test_inspect_shows_functions_and_the_plan(written: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
     (plan,) = read_plans(written)
-    assert [part.name for part in plan.parts] == ["image", "text_16", "text_32"]
+    assert [part.name for part in plan.parts] == ["image", "text_16", "text_32", "composed_16", "composed_32"]
     assert plan.outside_share < 0.01
     assert cli.main(["inspect", str(written.path), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
-    image, text = answer["packages"]
+    image, text, _ = answer["packages"]
     assert image["functions"][0]["weights"] == {"constexpr_blockwise_shift_scale": 65}
     assert [one["name"] for one in text["functions"]] == ["text_16", "text_32"]
     assert cli.main(["inspect", str(written.path), "--max-outside", "0"]) == 1

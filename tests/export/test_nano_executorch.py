@@ -19,8 +19,9 @@ from magicmm import Bundle, Embedder, ErrorCode, Gallery, MagicError
 from magicmm.executorch_runtime import ExecutorchSession
 from magicmm_export import cli, isolated
 from magicmm_export.decomposition import Norms
+from magicmm_export.nano.encoder_modules import ComposedTower, TextTower
 from magicmm_export.nano.layers import Layers, float_layers
-from magicmm_export.nano.modules import ImageTower, TextTower
+from magicmm_export.nano.modules import ImageTower
 from magicmm_export.nano.reader import read_image, read_text
 from magicmm_export.nano.run import open_model
 from magicmm_export.nano.stored import StoredImage, StoredText
@@ -49,18 +50,18 @@ LONG = "a long sentence that needs the larger bucket, with a dog on a beach, two
 
 
 @pytest.fixture(scope="module")
-def onnx_embedder() -> Embedder:
-    return Embedder.open(threads=1)
+def onnx_embedder(student: Bundle) -> Embedder:
+    return Embedder.open(student, threads=1)
 
 
 @pytest.fixture(scope="module")
-def image() -> StoredImage:
-    return read_image(Bundle.default())
+def image(student: Bundle) -> StoredImage:
+    return read_image(student)
 
 
 @pytest.fixture(scope="module")
-def text() -> StoredText:
-    return read_text(Bundle.default())
+def text(student: Bundle) -> StoredText:
+    return read_text(student)
 
 
 @pytest.fixture(scope="module")
@@ -71,33 +72,37 @@ def photos() -> Sequence[Path]:
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(student: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The whole model in int8, from the command line; one bucket, since each takes long to lower."""
     target = tmp_path_factory.mktemp("written") / "pocket.magicmm"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(isolated, "_run", run_here)
-        arguments = [str(Bundle.default().path), str(target), "--runtime", "executorch", "--buckets", "64", "--report"]
+        arguments = [str(student.path), str(target), "--runtime", "executorch", "--buckets", "64", "--report"]
         assert cli.main(arguments) == 0
     return target
 
 
 @pytest.fixture(scope="module")
-def two_layers(text: StoredText) -> StoredText:
-    return replace(text, layers=text.layers[:2])
+def two_layers(image: StoredImage, text: StoredText) -> tuple[StoredImage, StoredText]:
+    assert image.student is not None
+    student = replace(image.student, adapters=image.student.adapters[:2])
+    return replace(image, student=student), replace(text, layers=text.layers[:2])
 
 
 @pytest.fixture(scope="module")
-def float_program(image: StoredImage, two_layers: StoredText, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photos, and texts through two layers in buckets of 8 and 16, in float32."""
+def float_program(two_layers: tuple[StoredImage, StoredText], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos, texts and both, through two layers of the encoder in buckets of 8 and 16, in float32."""
     path = tmp_path_factory.mktemp("float") / "model.pte"
-    lower(nano_methods(image, two_layers, float_layers(XNNPACK.norms), (8, 16)), XNNPACK).write(path)
+    lower(nano_methods(*two_layers, float_layers(XNNPACK.norms), (8, 16)), XNNPACK).write(path)
     return path
 
 
 @torch.inference_mode()
-def photo_vectors(image: StoredImage, layers: Layers, pixels: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-    tower = ImageTower(image, layers).eval()
-    return torch.cat([tower(torch.from_numpy(views.copy())) for views in pixels]).numpy()
+def photo_vectors(
+    image: StoredImage, text: StoredText, layers: Layers, pixels: Sequence[NDArray[np.uint8]]
+) -> NDArray[np.float32]:
+    tower = ImageTower(image, TextTower(text, layers), layers).eval()
+    return torch.cat([tower.vector(torch.from_numpy(views.copy())) for views in pixels]).numpy()
 
 
 @torch.inference_mode()
@@ -108,9 +113,11 @@ def text_vector(text: StoredText, layers: Layers, ids: NDArray[np.int64]) -> NDA
 
 
 @torch.inference_mode()
-def test_every_step_gives_the_codes_of_onnx(image: StoredImage, onnx_embedder: Embedder) -> None:
+def test_every_step_gives_the_codes_of_onnx(
+    student: Bundle, image: StoredImage, text: StoredText, onnx_embedder: Embedder
+) -> None:
     """Each step reads what ONNX gave in front of it: over 64 of them, one code here and there grows."""
-    model = onnx.load(str(Bundle.default().path / "image.onnx"))
+    model = onnx.load(str(student.path / "image.onnx"))
     names = [conv.name for conv in image.convs]
     for name in names:
         model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.UINT8, None))
@@ -119,7 +126,8 @@ def test_every_step_gives_the_codes_of_onnx(image: StoredImage, onnx_embedder: E
     signed = {name: torch.from_numpy((codes.astype(np.int16) - 128).astype(np.int8)) for name, codes in found.items()}
     views = np.concatenate([pixels, pixels[:1, :, ::-1]]).transpose(0, 3, 1, 2)
     kept = torch.from_numpy((views.astype(np.int16) - 128).astype(np.int8))
-    tower = ImageTower(image, quantised_layers())
+    layers = quantised_layers()
+    tower = ImageTower(image, TextTower(text, layers), layers)
     for step, (name, other) in zip(tower.steps, tower.convs, strict=True):
         away = (step(kept, None if other is None else signed[other]).int() - signed[name].int()).abs()
         assert away.max() <= 1 and (away > 0).float().mean() < 1e-3, name
@@ -127,9 +135,10 @@ def test_every_step_gives_the_codes_of_onnx(image: StoredImage, onnx_embedder: E
 
 
 @torch.inference_mode()
-def test_xnnpack_gives_the_codes_of_torch(image: StoredImage, tmp_path: Path) -> None:
+def test_xnnpack_gives_the_codes_of_torch(image: StoredImage, text: StoredText, tmp_path: Path) -> None:
     """Stem, depthwise with and without stride, projection, expansion and a sum, each for itself."""
-    tower = ImageTower(image, quantised_layers()).eval()
+    layers = quantised_layers()
+    tower = ImageTower(image, TextTower(text, layers), layers).eval()
     chosen = [0, 1, 2, 3, 4, next(place for place, conv in enumerate(image.convs) if conv.other)]
     rng = torch.Generator().manual_seed(0)
     methods: dict[str, Method] = {}
@@ -163,20 +172,40 @@ class _Alone(torch.nn.Module):
         return found
 
 
+@torch.inference_mode()
 def test_float32_vectors_are_those_of_torch(
-    float_program: Path, image: StoredImage, two_layers: StoredText, onnx_embedder: Embedder, photos: Sequence[Path]
+    float_program: Path,
+    two_layers: tuple[StoredImage, StoredText],
+    onnx_embedder: Embedder,
+    photos: Sequence[Path],
 ) -> None:
+    image, text = two_layers
     session, layers = ExecutorchSession(float_program, "image", 1), float_layers(Norms.NATIVE)
     pixels = [onnx_embedder.prepare(photo) for photo in photos[:2]]
     found = session.run({"pixels": np.concatenate(pixels)})
     assert found.shape == (2, 384)
-    assert cosine(found, photo_vectors(image, layers, pixels)) > 0.99999
+    assert cosine(found, photo_vectors(image, text, layers, pixels)) > 0.99999
+    visual = session.run({"pixels": np.concatenate(pixels)}, "visual")
+    tower = TextTower(text, layers)
+    wanted = [ImageTower(image, tower, layers).eval()(torch.from_numpy(views.copy()))[1] for views in pixels]
+    np.testing.assert_allclose(visual, torch.cat(wanted).numpy(), atol=1e-4)
     session = ExecutorchSession(float_program, "text", 1)
     assert session.lengths == (8, 16) and session.input_names == {"ids", "mask"}
+    composing = ExecutorchSession(float_program, "composed", 1)
+    assert composing.lengths == (8, 16) and composing.input_names == {"visual", "ids", "mask"}
+    assert image.student is not None
+    encoder = ComposedTower(tower, image.student)
     for words in ("a dog", "two people on a beach at sunset"):
         ids = np.array([onnx_embedder.token_ids(words)])
         vector = session.run({"ids": ids, "mask": np.ones_like(ids)})
-        assert cosine(vector, text_vector(two_layers, layers, ids)) > 0.99999
+        assert cosine(vector, text_vector(text, layers, ids)) > 0.99999
+        ids = np.array([[101, 102, *ids[0, 1:]]])
+        both = encoder.bucket(ids.shape[1]).eval()
+        composed = torch.cat(
+            [both(torch.from_numpy(one), torch.from_numpy(ids), torch.ones(ids.shape)) for one in np.split(visual, 2)]
+        ).numpy()
+        given = {"visual": visual, "ids": ids.repeat(2, 0), "mask": np.ones_like(ids).repeat(2, 0)}
+        assert cosine(composing.run(given), composed) > 0.99999
 
 
 def test_padded_texts_of_a_batch_run_alone(float_program: Path) -> None:
@@ -198,18 +227,18 @@ def test_inputs_that_do_not_fit_are_named(float_program: Path) -> None:
     with pytest.raises(MagicError, match=r"input 0 is \[1, 256, 256, 3\], not \[2, 256, 256, 3\]") as caught:
         photo.run({"pixels": np.zeros((3, 256, 256, 3), np.uint8)})
     assert caught.value.code is ErrorCode.RUNTIME_FAILED
-    with pytest.raises(MagicError, match="no method for vision: it has image, text_16, text_8"):
+    with pytest.raises(MagicError, match="no method for vision: it has composed_16, composed_8, image, text"):
         ExecutorchSession(float_program, "vision", 1)
 
 
-def test_the_bundle_verifies_and_says_where_it_comes_from(written: Path) -> None:
-    bundle, source = Bundle.load(written), Bundle.default()
-    assert bundle.manifest.graphs == {"executorch": {"image": PROGRAM, "text": PROGRAM}}
+def test_the_bundle_verifies_and_says_where_it_comes_from(written: Path, student: Bundle) -> None:
+    bundle, source = Bundle.load(written), student
+    assert bundle.manifest.graphs == {"executorch": dict.fromkeys(("image", "text", "composed"), PROGRAM)}
     assert bundle.verify(1, "executorch").passes
     assert bundle.fingerprint != source.fingerprint, "vectors differ, so no index serves both"
     assert bundle.manifest.id == "pocket" and bundle.manifest.text.max_tokens == 64
     assert bundle.manifest.roles == source.manifest.roles
-    assert bundle.manifest.composed_text_weight == source.manifest.composed_text_weight
+    assert set(bundle.manifest.raw["quantisation"]) == {"image", "text", "composed"}
     assert bundle.manifest.files["tokenizer.json"] == source.manifest.files["tokenizer.json"]
     assert bundle.manifest.raw["source"]["weights"] == source.manifest.weights
     assert bundle.total_bytes < 1.1 * source.total_bytes, "weights stay in 8 bits, words too"
@@ -232,11 +261,11 @@ def test_int8_texts_are_those_of_torch_and_close_to_onnx(
 
 
 def test_int8_photos_are_close_to_torch_and_to_onnx(
-    written: Path, image: StoredImage, onnx_embedder: Embedder, photos: Sequence[Path]
+    written: Path, image: StoredImage, text: StoredText, onnx_embedder: Embedder, photos: Sequence[Path]
 ) -> None:
     """A bound that rounding alone explains: torch and onnxruntime differ from each other as much."""
     found = Embedder.open(written, 1, "executorch").embed_images(photos)
-    in_torch = photo_vectors(image, quantised_layers(), [onnx_embedder.prepare(photo) for photo in photos[:4]])
+    in_torch = photo_vectors(image, text, quantised_layers(), [onnx_embedder.prepare(photo) for photo in photos[:4]])
     for wanted in (in_torch, onnx_embedder.embed_images(photos)):
         cosines = np.einsum("nd,nd->n", found[: len(wanted)], wanted)
         assert cosines.mean() > 0.995 and cosines.min() > 0.98

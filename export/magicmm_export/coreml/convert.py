@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -54,6 +54,7 @@ def convert_module(
     scheme: CoremlScheme,
     target: Target,
     inner: Collection[str] = (),
+    also: Sequence[str] = (),
 ) -> Converted:
     """Convert a module for inputs of fixed shapes.
 
@@ -65,6 +66,7 @@ def convert_module(
         scheme: Decides the precision of arithmetic; weights are compressed later (`compress`).
         target: The oldest system that shall read it.
         inner: Inputs and outputs that only other pieces of the same function see: in the precision of arithmetic.
+        also: What the module gives behind its result: stages of these names, float32.
 
     Raises:
         MagicError: `runtime_failed`, which names operator and module, when something does not lower.
@@ -91,13 +93,16 @@ def convert_module(
                     ct.TensorType(name=name, shape=tuple(value.shape), dtype=kinds[name])
                     for name, value in inputs.items()
                 ],
-                outputs=[ct.TensorType(name=output, dtype=narrow if output in inner else np.float32)],
+                outputs=[
+                    ct.TensorType(name=name, dtype=narrow if name in inner else np.float32) for name in (output, *also)
+                ],
             )
     except Exception as error:  # of every kind, from any of its passes
         raise _not_lowered(program, error) from None
     values = {var.name for operation in model._mil_program.functions[MAIN].operations for var in operation.outputs}
     *others, result = stages
     found = {name: next((one for one in (f"{node}{_HALF}", node) if one in values), "") for name, node in others}
+    found |= {name: name for name in also}
     return Converted(model, {**{name: value for name, value in found.items() if value}, result[0]: output})
 
 

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from magicmm.runtime import Floats, Session
 
 
+VECTOR = "vector"
+"""What every part gives."""
+
+
 class PackageSession:
     """One part of a bundle; a function of it is read for each item.
 
@@ -34,44 +38,45 @@ class PackageSession:
             MagicError: As `package_path` and `package_facts`.
         """
         self._path, self._facts = package_path(bundle, part), package_facts(bundle, part)
-        self.input_names = frozenset(("ids", "mask") if self._facts.buckets else ("pixels",))
+        before = ("visual",) if part == "composed" else ()
+        self.input_names = frozenset((*before, "ids", "mask") if self._facts.buckets else ("pixels",))
         self.overflowed: tuple[str, ...] = ()
 
     def run(self, inputs: Mapping[str, NDArray[Any]], output: str | None = None) -> Floats:
-        """Return float32 [n, dim]; each item runs alone. A part has one output, whatever is asked for.
+        """Return the vector, or the output that is named, float32, items along the first axis; each runs alone.
 
         Raises:
             MagicError: `argument_invalid` for a text that is longer than every bucket, else as `MilFunction`.
         """
-        return self._run_texts(inputs) if self._facts.buckets else self._run_photos(inputs["pixels"])
+        name = output or VECTOR
+        return self._run_texts(inputs, name) if self._facts.buckets else self._run_photos(inputs["pixels"], name)
 
-    def _run_photos(self, pixels: NDArray[Any]) -> Floats:
+    def _run_photos(self, pixels: NDArray[Any], output: str) -> Floats:
         function = MilFunction.load(self._path)
         views = function.inputs["pixels"][0][0]
         rows = [
-            self._vector(function, {"pixels": pixels[start : start + views].astype(np.float32)})
+            self._value(function, {"pixels": pixels[start : start + views].astype(np.float32)}, output)
             for start in range(0, len(pixels), views)
         ]
         return np.concatenate(rows)
 
-    def _run_texts(self, inputs: Mapping[str, NDArray[Any]]) -> Floats:
+    def _run_texts(self, inputs: Mapping[str, NDArray[Any]], output: str) -> Floats:
         length = inputs["ids"].shape[1]
         bucket = bucket_for(length, self._facts.buckets)
         function = MilFunction.load(self._path, self._facts.buckets[bucket])
-        filled = {
-            name: np.pad(inputs[name], ((0, 0), (0, bucket - length))).astype(np.int32) for name in ("ids", "mask")
-        }
+        given = {name: inputs[name] for name in self.input_names}
+        for name in ("ids", "mask"):
+            given[name] = np.pad(inputs[name], ((0, 0), (0, bucket - length))).astype(np.int32)
         rows = [
-            self._vector(function, {name: values[at : at + 1] for name, values in filled.items()})
+            self._value(function, {name: values[at : at + 1] for name, values in given.items()}, output)
             for at in range(len(inputs["ids"]))
         ]
         return np.concatenate(rows)
 
-    def _vector(self, function: MilFunction, inputs: Mapping[str, NDArray[Any]]) -> Floats:
+    def _value(self, function: MilFunction, inputs: Mapping[str, NDArray[Any]], output: str) -> Floats:
         run = function.run(inputs)
         self.overflowed = tuple(dict.fromkeys((*self.overflowed, *run.overflowed)))
-        (vector,) = run.values.values()
-        return np.asarray(vector, np.float32)
+        return np.asarray(run.values[output], np.float32)
 
 
 class PackageEncoder(DualEncoder):

@@ -17,13 +17,13 @@ class PackageFacts:
     """The metadata of one package.
 
     Attributes:
-        part: "vision", "language", "image" or "text".
+        part: "vision", "language", "image", "text" or "composed".
         source: The checkpoint's name.
         fingerprint: Of the bundle that the package belongs to: what vectors depend on (docs/FORMAT.md).
         scheme: How they are stored.
         target: The oldest system that reads it.
         units: The compute units that the scheme was chosen for.
-        buckets: Function by length of its sequence; empty for vision.
+        buckets: Function by length of its sequence; empty for vision and image.
         prefix: Longest prefix that a function takes.
         roles: Names of the roles whose prefixes fit.
         stages: By stage of the parity ladder, the value inside that holds it; the same in every function.

@@ -1,9 +1,9 @@
-"""The built-in model to a verified bundle of two Core ML packages: `image`, and `text` with a function a bucket."""
+"""The built-in model to a verified bundle of Core ML packages: `image`; `text` and `composed`, a function a bucket."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,12 @@ from magicmm_export.coreml.package import MAIN, save_model
 from magicmm_export.coreml.packages import Packages, common_stages, holds_weights
 from magicmm_export.coreml.schemes import SCHEMES, CoremlScheme
 from magicmm_export.decomposition import Norms
+from magicmm_export.nano.encoder_modules import VIEW_TOKENS, ComposedBucket, ComposedTower, TextBucket, TextTower
 from magicmm_export.nano.image import SIDE
 from magicmm_export.nano.layers import float_layers
 from magicmm_export.nano.lowered import NanoExport, Say
-from magicmm_export.nano.modules import ImageTower, TextTower
+from magicmm_export.nano.modules import VECTOR, VISUAL, ImageTower
 from magicmm_export.vision_language import Quality, write_staged
-
-VECTOR = "vector"
-"""What both parts give."""
-PARTS = ("image", "text")
 
 
 def export_nano(
@@ -72,7 +69,7 @@ class _NanoPackages(NanoExport):
     def __init__(self, bundle: Bundle, staged: Path, options: CoremlOptions, target: Path, say: Say | None) -> None:
         super().__init__(bundle, staged, options.buckets, options.bundle_id(target.name), say)
         self._options = options
-        self._packages = Packages(staged, PARTS, options, bundle.manifest.id)
+        self._packages = Packages(staged, self.parts, options, bundle.manifest.id)
 
     def write(self) -> dict[str, Any]:
         """Write everything but the manifest; packages bear the fingerprint of what it says."""
@@ -83,35 +80,50 @@ class _NanoPackages(NanoExport):
     def write_graphs(self) -> dict[str, Any]:
         paths = self._packages.begin()
         layers = coded_layers() if self._options.scheme.bits == 8 else float_layers(Norms.HALF)
-        image = ImageTower(self.image, layers)
-        self._packages.note("image", self._save(image, {"pixels": torch.zeros(2, SIDE, SIDE, 3)}, paths["image"]))
-        self._write_text(TextTower(self.text, layers), paths["text"])
-        return {**self._packages.planned(), "quantisation": dict.fromkeys(PARTS, self._options.scheme.described)}
+        tower, student = TextTower(self.text, layers), self.image.student
+        image = ImageTower(self.image, tower, layers)
+        also = () if student is None else (VISUAL,)
+        stages = self._save(image, {"pixels": torch.zeros(2, SIDE, SIDE, 3)}, paths["image"], also)
+        self._packages.note("image", stages)
+        self._write_buckets("text", tower.bucket, {}, paths["text"])
+        if student is not None:
+            visual = torch.zeros(1, student.views * VIEW_TOKENS, tower.positions.shape[1])
+            self._write_buckets("composed", ComposedTower(tower, student).bucket, {VISUAL: visual}, paths["composed"])
+        return {**self._packages.planned(), "quantisation": dict.fromkeys(self.parts, self._options.scheme.described)}
 
     def weight_files(self) -> list[Path]:
         """Leave out the plan, and what gets new identifiers in every package."""
         found = (path for package in self._packages.paths.values() for path in package.rglob("*") if path.is_file())
         return list(filter(holds_weights, found))
 
-    def _write_text(self, tower: TextTower, path: Path) -> None:
+    def _write_buckets(
+        self,
+        part: str,
+        bucket_of: Callable[[int], TextBucket | ComposedBucket],
+        before: Mapping[str, Tensor],
+        path: Path,
+    ) -> None:
+        """Write a package with a function for each bucket; they take other inputs, then ids and mask."""
         pieces = path.with_name("pieces")
         pieces.mkdir()
-        names = {bucket: MAIN if len(self.buckets) == 1 else f"text_{bucket}" for bucket in self.buckets}
+        names = {bucket: MAIN if len(self.buckets) == 1 else f"{part}_{bucket}" for bucket in self.buckets}
         saved: dict[str, list[Path]] = {}
         found = []
         for bucket, name in names.items():
             # A tensor each: coremltools takes two names of one for an alias.
-            inputs = {key: torch.zeros(1, bucket, dtype=torch.int32) for key in ("ids", "mask")}
-            saved[name] = [pieces / f"{bucket}.mlpackage"]
-            found.append(self._save(tower.bucket(bucket), inputs, saved[name][0]))
+            ids = {key: torch.zeros(1, bucket, dtype=torch.int32) for key in ("ids", "mask")}
+            saved[name] = [pieces / f"{part}_{bucket}.mlpackage"]
+            found.append(self._save(bucket_of(bucket), {**before, **ids}, saved[name][0]))
         join_functions(saved, path)
         shutil.rmtree(pieces)
-        self._packages.note("text", common_stages(found), names)
+        self._packages.note(part, common_stages(found), names)
 
-    def _save(self, module: nn.Module, inputs: Mapping[str, Tensor], path: Path) -> Mapping[str, str]:
+    def _save(
+        self, module: nn.Module, inputs: Mapping[str, Tensor], path: Path, also: Sequence[str] = ()
+    ) -> Mapping[str, str]:
         """Write one package, and return the values that hold its stages."""
         options = self._options
-        converted = convert_module(module.eval(), inputs, VECTOR, options.scheme, options.target)
+        converted = convert_module(module.eval(), inputs, VECTOR, options.scheme, options.target, also=also)
         save_model(converted.model, path)
         self.say(f"{path.stem} package")
         return converted.stages

@@ -1,4 +1,4 @@
-"""The built-in model to a verified bundle for ExecuTorch: one program with the methods `image` and `text_S`."""
+"""The built-in model to a verified bundle for ExecuTorch: a program of the methods `image`, `text_S`, `composed_S`."""
 
 from __future__ import annotations
 
@@ -15,21 +15,25 @@ from magicmm_export.executorch.export import PLAN, PROGRAM, ExecutorchOptions
 from magicmm_export.executorch.lowering import Method, lower
 from magicmm_export.executorch.nano_layers import quantised_layers
 from magicmm_export.executorch.targets import XNNPACK
+from magicmm_export.nano.encoder_modules import VIEW_TOKENS, ComposedTower, TextTower
 from magicmm_export.nano.image import SIDE
 from magicmm_export.nano.layers import Layers, float_layers
 from magicmm_export.nano.lowered import NanoExport, Say
-from magicmm_export.nano.modules import ImageTower, TextTower
+from magicmm_export.nano.modules import ImageTower
 from magicmm_export.nano.stored import StoredImage, StoredText
 from magicmm_export.planner import write_plans
 from magicmm_export.vision_language import Quality, write_staged
 from magicmm_quant.recipe import RECIPES, Recipe
 
+_INT8 = "8-bit weights per output channel, int8 activations per row, int8 token rows"
 SCHEMES = {
     "int8": {
-        "image": "convolutions: 7-bit weights per output channel, static int8 activations; classifier: 8-bit, per row",
-        "text": "8-bit weights per output channel, int8 activations per row, int8 token rows",
+        "image": "convolutions: 7-bit weights per output channel, static int8 activations; classifier: 8-bit, per row; "
+        "with a student also as composed",
+        "text": _INT8,
+        "composed": f"{_INT8}; adapters: float32",
     },
-    "float32": dict.fromkeys(("image", "text"), "float32, from int8 weights"),
+    "float32": dict.fromkeys(("image", "text", "composed"), "float32, from int8 weights"),
 }
 
 
@@ -77,7 +81,7 @@ def nano_layers(recipe: Recipe) -> Layers:
 
 
 def nano_methods(image: StoredImage, text: StoredText, layers: Layers, buckets: Sequence[int]) -> dict[str, Method]:
-    """Return the methods of a program: `image`, and `text_S` for each bucket S.
+    """Return the methods of a program: `image`, and `text_S` and, with a student, `composed_S` for each bucket S.
 
     Args:
         image: Weights of the image part.
@@ -87,12 +91,20 @@ def nano_methods(image: StoredImage, text: StoredText, layers: Layers, buckets: 
     """
     tower = TextTower(text, layers)
     pixels = torch.zeros(2, SIDE, SIDE, 3, dtype=torch.uint8)
-    methods = {"image": Method(ImageTower(image, layers), (pixels,))}
+    methods = {"image": Method(ImageTower(image, tower, layers), (pixels,))}
     for length in buckets:
-        # A tensor each: torch.export makes one input of two that are the same tensor.
-        inputs = tuple(torch.zeros(1, length, dtype=torch.int64) for _ in range(2))
-        methods[method_name("text", length)] = Method(tower.bucket(length), inputs)
+        methods[method_name("text", length)] = Method(tower.bucket(length), _ids(length))
+    if image.student is not None:
+        encoder = ComposedTower(tower, image.student)
+        visual = torch.zeros(1, image.student.views * VIEW_TOKENS, tower.positions.shape[1])
+        for length in buckets:
+            methods[method_name("composed", length)] = Method(encoder.bucket(length), (visual, *_ids(length)))
     return methods
+
+
+def _ids(length: int) -> tuple[torch.Tensor, ...]:
+    # A tensor each: torch.export makes one input of two that are the same tensor.
+    return tuple(torch.zeros(1, length, dtype=torch.int64) for _ in range(2))
 
 
 class _NanoProgram(NanoExport):
@@ -110,9 +122,9 @@ class _NanoProgram(NanoExport):
         lowered.write(self.staged / PROGRAM)
         write_plans(self.staged / PLAN, [lowered.plan])
         return {
-            "graphs": {EXECUTORCH: {"image": PROGRAM, "text": PROGRAM}},
+            "graphs": {EXECUTORCH: dict.fromkeys(self.parts, PROGRAM)},
             "plans": PLAN,
-            "quantisation": SCHEMES[self._options.recipe.name],
+            "quantisation": {part: SCHEMES[self._options.recipe.name][part] for part in self.parts},
         }
 
     def weight_files(self) -> list[Path]:

@@ -17,14 +17,15 @@ from magicmm.manifest import Manifest
 from magicmm_export.bundle_writer import weights_identity
 from magicmm_export.decomposition import Norms
 from magicmm_export.isolated import embed_staged
+from magicmm_export.nano.encoder_modules import TextTower
 from magicmm_export.nano.layers import float_layers
-from magicmm_export.nano.modules import ImageTower, TextTower
+from magicmm_export.nano.modules import ImageTower
 from magicmm_export.nano.reader import read_image, read_text
 from magicmm_quant.quality import QualityReport, assess
 from magicmm_quant.samples import Samples
 
 BUCKETS = (16, 64, 256)
-"""Tokens of a text with its ends: a few words; a sentence or two; all that the model takes."""
+"""Tokens of a text with its ends, alone or beside a photo: a few words; a sentence or two; all that the model takes."""
 TOKENIZER = "tokenizer.json"
 _ANEW = (
     "format",
@@ -52,7 +53,8 @@ class NanoExport(ABC):
         staged: The folder that becomes the bundle.
         image: The weights of the image graph.
         text: Those of the text graph.
-        buckets: Lengths that the text part is lowered for, shortest first.
+        buckets: Lengths that the parts which read ids are lowered for, shortest first.
+        parts: What the bundle consists of; without a student nothing is composed.
     """
 
     def __init__(self, bundle: Bundle, staged: Path, buckets: Sequence[int] | None, name: str, say: Say | None) -> None:
@@ -71,6 +73,7 @@ class NanoExport(ABC):
         self.bundle, self.staged = bundle, staged
         self.image, self.text = read_image(bundle), read_text(bundle)
         self.buckets = text_buckets(bundle.manifest, buckets)
+        self.parts = ("image", "text") if self.image.student is None else ("image", "text", "composed")
         self.say = say or (lambda _: None)
         self._name = name
 
@@ -99,7 +102,7 @@ class NanoExport(ABC):
 
 
 def text_buckets(manifest: Manifest, wanted: Sequence[int] | None) -> tuple[int, ...]:
-    """Return the lengths that the text part is lowered for, shortest first.
+    """Return the lengths that parts which read ids are lowered for, shortest first.
 
     Args:
         manifest: Of the bundle.
@@ -154,8 +157,9 @@ def measure_nano(
 def reference_vectors(bundle: Bundle, samples: Samples) -> dict[str, NDArray[np.float32]]:
     """Return the vectors of photos (`photo`) and captions (`query`) in torch: float32 [n, dim] each."""
     embedder, layers = Embedder.open(bundle), float_layers(Norms.NATIVE)
-    image, text = ImageTower(read_image(bundle), layers).eval(), TextTower(read_text(bundle), layers).eval()
-    photos = [image(torch.from_numpy(embedder.prepare(photo).copy())) for photo in samples.photos]
+    text = TextTower(read_text(bundle), layers).eval()
+    image = ImageTower(read_image(bundle), text, layers).eval()
+    photos = [image.vector(torch.from_numpy(embedder.prepare(photo).copy())) for photo in samples.photos]
     captions = []
     for caption in samples.captions:
         ids = torch.tensor([embedder.token_ids(caption)])

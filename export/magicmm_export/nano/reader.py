@@ -11,20 +11,28 @@ from numpy.typing import NDArray
 
 from magicmm import Bundle, ErrorCode, MagicError
 from magicmm_export.graph_files import graph_file
+from magicmm_export.nano.adapters import PRODUCTS
+from magicmm_export.nano.image import BANK_GRAPH, IMAGE_GRAPH
 from magicmm_export.nano.quantise import Grid
 from magicmm_export.nano.stored import (
     Codes,
+    StoredAdapter,
+    StoredAdapters,
+    StoredBank,
+    StoredColours,
     StoredConv,
     StoredImage,
     StoredLayer,
     StoredLinear,
     StoredNorm,
+    StoredSoftWords,
+    StoredStudent,
     StoredTable,
     StoredText,
 )
 
-IMAGE_GRAPH, TEXT_GRAPH = "local-conse", "minilm"
-"""What the builder calls its graphs."""
+TEXT_GRAPH = "minilm"
+"""What the builder calls the text graph."""
 _MIDDLE = 128
 """Weights of products are stored unsigned, around this."""
 
@@ -36,9 +44,10 @@ def read_image(bundle: Bundle) -> StoredImage:
         MagicError: `argument_invalid` for a graph that the builder of the built-in model did not write in int8,
             `bundle_invalid` for one that cannot be read.
     """
-    graph = _Graph(bundle, "image", IMAGE_GRAPH)
-    bank = StoredTable(graph.constant("bank"), graph.constant("bank.scale"))
-    return StoredImage(tuple(graph.convs()), graph.linear("classifier"), bank)
+    graph = _Graph(bundle, "image", (BANK_GRAPH, IMAGE_GRAPH))
+    bank = StoredBank(graph.table("bank"), graph.kept("best"), graph.power("best"))
+    student = _student(graph) if graph.name == IMAGE_GRAPH else None
+    return StoredImage(tuple(graph.convs()), graph.linear("classifier"), bank, student)
 
 
 def read_text(bundle: Bundle) -> StoredText:
@@ -47,8 +56,8 @@ def read_text(bundle: Bundle) -> StoredText:
     Raises:
         MagicError: As `read_image`.
     """
-    graph = _Graph(bundle, "text", TEXT_GRAPH)
-    words = StoredTable(graph.constant("words"), graph.constant("words.scale").reshape(-1))
+    graph = _Graph(bundle, "text", (TEXT_GRAPH,))
+    words = graph.table("words")
     layers: list[StoredLayer] = []
     while graph.holds(f"encoder.layer.{len(layers)}.output.dense.weight"):
         name = f"encoder.layer.{len(layers)}"
@@ -65,10 +74,29 @@ def read_text(bundle: Bundle) -> StoredText:
     return StoredText(words, graph.constant("positions"), graph.norm("embeddings.LayerNorm"), tuple(layers))
 
 
-class _Graph:
-    """One graph with its constants, by the names that the builder gives them."""
+def _student(graph: _Graph) -> StoredStudent:
+    """Read what was trained out of an image graph."""
+    # chances = Softmax(Concat(whole, share x own + (1 - share) x whole)), and TopK("likely") of them
+    own = graph.maker("likely", "TopK", "Softmax", "Concat:1", "Add", "Mul")
+    # vector: the photo, the bank, and the weight x the colours
+    weighed = graph.maker("vector", "Div", "Sum:2", "Mul")
+    shift = graph.constant("soft_words.shift")
+    words = StoredSoftWords(graph.table("soft_words"), shift, graph.kept("likely"), graph.number(own, 1))
+    nearest = graph.constant("colours.nearest")
+    colours = StoredColours(nearest, graph.constant("colours"), graph.number(weighed, 1))
+    # Tokens of a photo, by those of a view: its cells, and one for the whole.
+    views = graph.shape("visual")[1] // (1 + graph.shape("logits")[1])
+    return StoredStudent(words, tuple(graph.adapters()), colours, views)
 
-    def __init__(self, bundle: Bundle, part: str, name: str) -> None:
+
+class _Graph:
+    """One graph with its constants, by the names that the builder gives them.
+
+    Attributes:
+        name: Of the graph.
+    """
+
+    def __init__(self, bundle: Bundle, part: str, names: Sequence[str]) -> None:
         self._bundle = bundle
         if bundle.manifest.architecture != "dual_encoder":
             raise self._foreign(f"its architecture is {bundle.manifest.architecture}")
@@ -83,8 +111,9 @@ class _Graph:
                 f"{path} cannot be read: {said}.",
                 "Install the bundle again, or build it anew.",
             ) from None
-        if model.graph.name != name:
-            raise self._foreign(f"its {part} graph is called {model.graph.name!r}, not {name!r}")
+        self.name = model.graph.name
+        if self.name not in names:
+            raise self._foreign(f"its {part} graph is called {self.name!r}, not {' or '.join(map(repr, names))}")
         self._nodes = list(model.graph.node)
         self._makers = {output: node for node in self._nodes for output in node.output}
 
@@ -96,6 +125,63 @@ class _Graph:
         if name not in self._constants:
             raise self._foreign(f"it holds no constant {name}")
         return self._constants[name]
+
+    def maker(self, name: str, *path: str) -> onnx.NodeProto:
+        """Return the node behind a value, by the kinds of nodes on the way back to it.
+
+        Args:
+            name: Of the value.
+            path: Kinds from the value's own maker on, each with the place of the input to follow to it if not 0.
+        """
+        value = name
+        for step in path:
+            kind, _, place = step.partition(":")
+            node = self._makers.get(value)
+            if node is None or node.op_type != kind:
+                raise self._foreign(f"{name} does not come from {', '.join(path)}")
+            value = node.input[int(place or 0)]
+        return node
+
+    def number(self, node: onnx.NodeProto, place: int) -> float:
+        """Return a constant that a node reads."""
+        return float(self.constant(node.input[place]).item())
+
+    def shape(self, name: str) -> list[int]:
+        """Return what a value is reshaped to."""
+        return [int(side) for side in self.constant(self.maker(name, "Reshape").input[1])]
+
+    def table(self, name: str) -> StoredTable:
+        return StoredTable(self.constant(name), self.constant(f"{name}.scale").reshape(-1))
+
+    def kept(self, name: str) -> int:
+        """Return how many are chosen of what is likely."""
+        return int(self.number(self.maker(name, "TopK"), 1))
+
+    def power(self, name: str) -> float:
+        """Return the power that chances are raised to."""
+        for node in self._nodes:
+            if node.op_type in ("Sqrt", "Pow") and node.input[0] == name:
+                return 0.5 if node.op_type == "Sqrt" else self.number(node, 1)
+        raise self._foreign(f"nothing takes a power of {name}")
+
+    def adapters(self) -> Iterator[StoredAdapters]:
+        """Yield the adapters of each layer."""
+        split = next((node for node in self._nodes if node.op_type == "Split" and "adapters.sizes" in node.input), None)
+        if split is None:
+            raise self._foreign("it holds no adapters")
+        rows = self.constant("adapters").astype(np.float32) * self.constant("adapters.scale").astype(np.float32)
+        ends = np.cumsum(self.constant("adapters.sizes"))[:-1]
+        found = dict(zip(split.output, np.split(rows, ends), strict=True))
+        rank = len(found["adapter.0.mixed.down"])
+
+        def product(layer: int, parts: tuple[str, ...]) -> StoredAdapter:
+            down = found[f"adapter.{layer}.{parts[0]}.down"]
+            ups = [found[f"adapter.{layer}.{part}.up"] for part in parts]
+            turned = (np.ascontiguousarray(up.reshape(rank, -1).T) for up in ups)
+            return StoredAdapter(down.reshape(rank * len(parts), -1), tuple(turned))
+
+        for layer in range(len(found) // sum(1 + len(parts) for parts in PRODUCTS)):
+            yield StoredAdapters(*(product(layer, parts) for parts in PRODUCTS))
 
     def norm(self, name: str) -> StoredNorm:
         node = self._makers.get(name)

@@ -1,4 +1,4 @@
-"""The weights of the built-in model as its int8 graphs hold them (docs/decisions/0003)."""
+"""The weights of the built-in model as its int8 graphs hold them (docs/decisions/0003, 0013)."""
 
 from __future__ import annotations
 
@@ -102,18 +102,101 @@ class StoredNorm:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredBank:
+    """The concept bank: a row for each class, how many of the likeliest count, and the power of their chances."""
+
+    table: StoredTable
+    kept: int
+    power: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoredSoftWords:
+    """What makes visual tokens of logits.
+
+    Attributes:
+        table: A row for each class.
+        shift: float32 [width], added to each token.
+        kept: Classes that a token is mixed from.
+        share: Part of a token that is its own cell.
+    """
+
+    table: StoredTable
+    shift: Floats
+    kept: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoredColours:
+    """The colours of a photo.
+
+    Attributes:
+        nearest: uint8 [levels ** 3], the colour word of each cell of the RGB cube.
+        vectors: float32 [words, width].
+        weight: Of the colours in a photo's vector.
+    """
+
+    nearest: NDArray[np.uint8]
+    vectors: Floats
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAdapter:
+    """An adapter beside a product that joins parts.
+
+    Attributes:
+        down: float32 [parts x rank, in].
+        ups: float32 [out, rank] of each part.
+    """
+
+    down: Floats
+    ups: tuple[Floats, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAdapters:
+    """The adapters of one layer, by the product that each stands beside."""
+
+    attention: StoredAdapter
+    mixed: StoredAdapter
+    inner: StoredAdapter
+    outer: StoredAdapter
+
+
+@dataclass(frozen=True, slots=True)
+class StoredStudent:
+    """What was trained, beside the encoder of the text graph.
+
+    Attributes:
+        words: The visual tokens.
+        adapters: Of each layer.
+        colours: What joins a photo's vector.
+        views: Of a photo that are read.
+    """
+
+    words: StoredSoftWords
+    adapters: tuple[StoredAdapters, ...]
+    colours: StoredColours
+    views: int
+
+
+@dataclass(frozen=True, slots=True)
 class StoredImage:
     """The image graph.
 
     Attributes:
         convs: In order.
         classifier: Of the 1000 concepts.
-        bank: A row for each concept.
+        bank: What they say of a photo.
+        student: None: the bank says all.
     """
 
     convs: tuple[StoredConv, ...]
     classifier: StoredLinear
-    bank: StoredTable
+    bank: StoredBank
+    student: StoredStudent | None
 
 
 @dataclass(frozen=True, slots=True)

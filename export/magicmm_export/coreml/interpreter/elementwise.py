@@ -73,6 +73,11 @@ def _sqrt(given: Arguments) -> Tensor:
     return given.tensor("x") ** 0.5
 
 
+@implements("pow")
+def _pow(given: Arguments) -> Tensor:
+    return given.tensor("x") ** given.tensor("y")
+
+
 @implements("rsqrt")
 def _rsqrt(given: Arguments) -> Tensor:
     return 1 / (given.tensor("x") + given.number("epsilon")) ** 0.5
