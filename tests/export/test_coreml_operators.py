@@ -59,6 +59,7 @@ FOLDED: dict[str, tuple[Build, Array]] = {
     "mul": (lambda m, x: m.mul(x=x, y=numbers(5, seed=3)), numbers(3, 5)),
     "real_div": (lambda m, x: m.real_div(x=x, y=Y), numbers(3, 5)),
     "maximum": (lambda m, x: m.maximum(x=x, y=Y), numbers(3, 5)),
+    "pow": (lambda m, x: m.pow(x=m.abs(x=x), y=np.float32(0.7)), numbers(3, 5)),
     "clip": (lambda m, x: m.clip(x=x, alpha=np.float32(-0.5), beta=np.float32(np.inf)), numbers(3, 5)),
     "clip from above": (lambda m, x: m.clip(x=x, alpha=np.float32(-0.5), beta=np.float32(0.25)), numbers(3, 5)),
     "relu6": (lambda m, x: m.relu6(x=x), numbers(3, 50, scale=6)),
