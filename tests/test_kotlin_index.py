@@ -413,9 +413,15 @@ def test_both_are_equally_sure(kotlin: Kotlin, photos: Path, tmp_path: Path) -> 
                 assert theirs["confidence"] == (ours.confidence and pytest.approx(ours.confidence, rel=1e-9))
                 assert theirs["is_doubtful"] == ours.is_doubtful
                 said.add(ours.confidence)
+        gallery.teach("Momo", [photo_bytes(500)])
         photo = base64.b64encode(photo_bytes(3)).decode()
-        by_photo = kotlin.run("search", index, image=photo, k=20, confidence=asdict(spec))
-        assert by_photo["confidence"] is None
+        for asked in ({"image": photo}, {"text": "Momo"}, {"text": "Momo 255 0 0"}, {"text": "momo", "image": photo}):
+            theirs = kotlin.run("search", index, k=20, confidence=asdict(spec), **asked)
+            assert (theirs["confidence"], theirs["is_doubtful"]) == (None, False), asked
+            image = base64.b64decode(asked["image"]) if "image" in asked else None
+            assert rows_in(gallery.search(asked.get("text"), image)) == theirs, asked
+        named = kotlin.run("search", index, text=COLOURS[0], k=20, confidence=asdict(spec))
+        assert named["confidence"] is not None
     assert len(said) > len(COLOURS)
 
 
