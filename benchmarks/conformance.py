@@ -26,7 +26,14 @@ from report import ROOT, Report, parser
 sys.path.insert(0, str(ROOT / "tests"))
 
 from magicmm import Bundle
-from tiny_bundles import composing_bundle, dual_bundle, packed_dual_bundle, sharing_bundle, vision_language_bundle
+from tiny_bundles import (
+    adding_bundle,
+    composing_bundle,
+    dual_bundle,
+    packed_dual_bundle,
+    sharing_bundle,
+    vision_language_bundle,
+)
 from tools import embed_queries, generate_vectors, index_cases
 from tools.embed_queries import Queries
 
@@ -128,7 +135,11 @@ def embedding_rows(command: list[str], folder: Path, quick: bool) -> list[Row]:
         nano.add_bundle("nano", Bundle.default().path, embed_queries.texts())
     tiny = {
         "dual encoder, packed, vision-language": (dual_bundle, packed_dual_bundle, vision_language_bundle),
-        "photo and text in one pass, weights shared or not": (composing_bundle, sharing_bundle),
+        "photo and text in one pass, weights shared or not, words added": (
+            composing_bundle,
+            sharing_bundle,
+            adding_bundle,
+        ),
     }
     for kinds, makers in tiny.items():
         queries = groups[f"vectors of tiny bundles: {kinds}"] = Queries()

@@ -21,7 +21,7 @@ import kotlin_cases
 import kotlin_parity
 from magicmm.bundle import Bundle
 from magicmm.errors import ErrorCode, SkipReason
-from tiny_bundles import packed_dual_bundle, sharing_bundle
+from tiny_bundles import adding_bundle, packed_dual_bundle, sharing_bundle
 from tools import embed_queries, image_cases, text_cases
 from tools.embed_queries import Queries
 from tools.generate_vectors import VECTORS
@@ -119,6 +119,7 @@ def test_both_architectures_give_the_vectors_of_python(
     paths = {"dual": dual_path, "composing": composing_path, "vlm": vlm_path}
     paths["packed"] = packed_dual_bundle(tmp_path / "packed.magicmm")
     paths["sharing"] = sharing_bundle(tmp_path / "sharing.magicmm")
+    paths["adding"] = adding_bundle(tmp_path / "adding.magicmm")
     for label, path in paths.items():
         queries.add_bundle(label, path, texts)
     for name, rgb in embed_queries.pictures().items():
@@ -132,7 +133,8 @@ def test_golden_cases_pass_in_kotlin(
 ) -> None:
     queries = Queries()
     sharing_path = sharing_bundle(tmp_path / "sharing.magicmm")
-    for path in (Bundle.default().path, dual_path, composing_path, sharing_path, vlm_path):
+    adding_path = adding_bundle(tmp_path / "adding.magicmm")
+    for path in (Bundle.default().path, dual_path, composing_path, sharing_path, adding_path, vlm_path):
         queries.add(str(path), operation="verify", bundle=str(path))
     for line in kotlin_cases.in_kotlin(command, "cases", [queries.write(tmp_path)]):
         assert line["result"]["passes"]

@@ -13,7 +13,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from datetime import date, datetime, timezone
@@ -390,7 +390,8 @@ FILTERS: list[dict[str, Any]] = [
 
 
 def filter_of(asked: dict[str, Any]) -> Filter:
-    return Filter(**{key: GeoBox(**value) if key == "box" else value for key, value in asked.items()})
+    fields: dict[str, Any] = {key: GeoBox(**value) if key == "box" else value for key, value in asked.items()}
+    return Filter(**fields)
 
 
 def test_both_are_equally_sure(kotlin: Kotlin, photos: Path, tmp_path: Path) -> None:
@@ -404,18 +405,31 @@ def test_both_are_equally_sure(kotlin: Kotlin, photos: Path, tmp_path: Path) -> 
     plain = pixel_sums()
     made = replace(plain.bundle, manifest=replace(plain.bundle.manifest, confidence=spec))
     said = set()
+    filters: list[dict[str, Any]] = [{}, {"where": {"min_side": 21}}, {"where": {"min_side": 99}}]
     with Gallery.open(index, PixelSums(made, plain._encoder)) as gallery:
         for colour in COLOURS:
-            for options in ({}, {"where": {"min_side": 21}}, {"where": {"min_side": 99}}):
+            for options in filters:
                 where = filter_of(options["where"]) if "where" in options else None
                 ours = gallery.search(colour, where=where)
                 theirs = kotlin.run("search", index, text=colour, k=20, confidence=asdict(spec), **options)
                 assert theirs["confidence"] == (ours.confidence and pytest.approx(ours.confidence, rel=1e-9))
                 assert theirs["is_doubtful"] == ours.is_doubtful
                 said.add(ours.confidence)
+        gallery.teach("Momo", [photo_bytes(500)])
         photo = base64.b64encode(photo_bytes(3)).decode()
-        by_photo = kotlin.run("search", index, image=photo, k=20, confidence=asdict(spec))
-        assert by_photo["confidence"] is None
+        queries: list[dict[str, Any]] = [
+            {"image": photo},
+            {"text": "Momo"},
+            {"text": "Momo 255 0 0"},
+            {"text": "momo", "image": photo},
+        ]
+        for asked in queries:
+            theirs = kotlin.run("search", index, k=20, confidence=asdict(spec), **asked)
+            assert (theirs["confidence"], theirs["is_doubtful"]) == (None, False), asked
+            image = base64.b64decode(asked["image"]) if "image" in asked else None
+            assert rows_in(gallery.search(asked.get("text"), image)) == theirs, asked
+        named = kotlin.run("search", index, text=COLOURS[0], k=20, confidence=asdict(spec))
+        assert named["confidence"] is not None
     assert len(said) > len(COLOURS)
 
 
@@ -505,7 +519,7 @@ def red(gallery: Gallery) -> object:
     return gallery.search("255 0 0", k=5)
 
 
-DAMAGES = {
+DAMAGES: dict[str, Callable[[Path], object]] = {
     "a text file": lambda path: path.write_text("no database " * 20),
     "cut short": lambda path: path.write_bytes(path.read_bytes()[:50]),
     "another program's": lambda path: statement(path, "PRAGMA application_id = 77"),

@@ -295,6 +295,11 @@ def composing_bundle(folder: Path, name: str = "tiny-composing") -> Path:
     return _composing_bundle(folder, name, {})
 
 
+def adding_bundle(folder: Path) -> Path:
+    """Write `composing_bundle` with a weight of the words, which are added to what the graph says."""
+    return _composing_bundle(folder, "tiny-adding", {}, text_weight=1.1)
+
+
 def sharing_bundle(folder: Path) -> Path:
     """Write `composing_bundle` with weights of the image and the composed graph in `text.onnx.data`, each once."""
     model = onnx.load_from_string(image_graph(2))
@@ -304,7 +309,9 @@ def sharing_bundle(folder: Path) -> Path:
     return _composing_bundle(folder, "tiny-sharing", {"words": 0, "bias": len(data) - bias.nbytes}, data)
 
 
-def _composing_bundle(folder: Path, name: str, places: Mapping[str, int], data: bytes = b"") -> Path:
+def _composing_bundle(
+    folder: Path, name: str, places: Mapping[str, int], data: bytes = b"", text_weight: float | None = None
+) -> Path:
     """Write a dual encoder; tensors with a place lie there in `data`, which is the file `text.onnx.data`."""
     graphs = {"image.onnx": seeing_graph(), "text.onnx": text_graph(), "composed.onnx": composed_graph()}
     graphs = {file: _outside(graph, "text.onnx.data", places) for file, graph in graphs.items()}
@@ -320,6 +327,8 @@ def _composing_bundle(folder: Path, name: str, places: Mapping[str, int], data: 
         },
         "graphs": {"onnx": {"image": "image.onnx", "text": "text.onnx", "composed": "composed.onnx"}},
     }
+    if text_weight is not None:
+        manifest["composed"] = {"text_weight": text_weight}
     return finish_bundle(folder, manifest, files)
 
 

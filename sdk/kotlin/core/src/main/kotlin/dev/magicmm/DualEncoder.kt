@@ -1,8 +1,8 @@
 package dev.magicmm
 
 /**
- * An `image` graph and a `text` graph that share a space. Photo + text go through a `composed` graph where there is one, and
- * the text's vector may be added; else they are a weighted sum.
+ * An `image` graph and a `text` graph that share a space. Photo + text go through a `composed` graph where there is
+ * one, and the text's vector may be added; else they are a weighted sum.
  */
 internal class DualEncoder(private val parts: Parts) : Encoder {
     private val manifest = parts.manifest
@@ -23,7 +23,7 @@ internal class DualEncoder(private val parts: Parts) : Encoder {
 
     /** Text weight x text + what the composed graph says of both, or, without that graph, the photo. */
     override fun encodeComposed(text: String, pixels: Pixels, role: Role, truncate: Boolean): FloatArray {
-        val seen = if (manifest.graphs.values.any { COMPOSED in it }) {
+        val seen = if (manifest.hasComposedGraph) {
             compose(text, pixels, role, truncate)
         } else {
             encodeImages(listOf(pixels), manifest.roles.getValue("photo")).first()

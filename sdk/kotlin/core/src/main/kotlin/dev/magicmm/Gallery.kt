@@ -140,7 +140,9 @@ public class Gallery private constructor(
             requireModel() // a rebuild may have finished meanwhile
             val query = Query(vector, k, minScore)
             val results = top(query, where)
-            if (text == null || image != null) results else judged(results, query)
+            // Photos are closer to photos than words are: scores of a taught name say nothing to a judge of words.
+            val isWords = text != null && image == null && read.concepts.isEmpty()
+            if (isWords) judged(results, query) else results
         }
         return found.copy(taught = read.concepts.map { it.name })
     }

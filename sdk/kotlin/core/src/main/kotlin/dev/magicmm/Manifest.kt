@@ -89,9 +89,9 @@ public data class ConfidenceSpec(
  * @property tokens The token table; null in a dual encoder.
  * @property roles Roles by name; `photo` and `query` always, `composed` too in `vision_language` and beside a
  *   `composed` graph.
- * @property composedTextWeight Weight of the text in a query of photo and text; null when both go through the model in one
- *   pass and nothing is added: always in `vision_language`, and in a dual encoder with a `composed` graph that does not say
- *   otherwise.
+ * @property composedTextWeight Weight of the text in a query of photo and text; null when both go through the model in
+ *   one pass and nothing is added: always in `vision_language`, and in a dual encoder with a `composed` graph that does
+ *   not say otherwise.
  * @property graphs Runtime to part to file.
  * @property packed Runtime to part to file of packed weights.
  * @property alternatives Runtime to part to file of another graph of the same weights.
@@ -120,7 +120,10 @@ public class Manifest internal constructor(
     public val files: Map<String, FileEntry>,
     public val confidence: ConfidenceSpec?,
     public val raw: Map<String, Any?>,
-)
+) {
+    /** Whether a dual encoder reads photo and text together. */
+    internal val hasComposedGraph: Boolean get() = graphs.values.any { COMPOSED in it }
+}
 
 internal const val DUAL_ENCODER: String = "dual_encoder"
 internal const val VISION_LANGUAGE: String = "vision_language"

@@ -139,6 +139,20 @@ class EmbedderTest {
     }
 
     @Test
+    fun `words are added to what a composed graph says when they have a weight`() {
+        val photo = picture(30, 20)
+        val onePass = Embedder.open(composingBundle(folder.resolve("one")), FakeSessions())
+        val seen = onePass.embedQuery("red", photo)
+        val words = onePass.embedText("red")
+        for (weight in listOf(-0.5, 2.0)) {
+            val added = Embedder.open(composingBundle(folder.resolve("$weight"), weight), FakeSessions())
+            val expected = unit(FloatArray(DIM) { weight.toFloat() * words[it] + seen[it] }, "expected")
+            assertContentEquals(expected, added.embedQuery("red", photo))
+            assertContentEquals(words, added.embedText("red"))
+        }
+    }
+
+    @Test
     fun `photos of a bundle that composes ask for the vector alone, and leave with the composed graph`() {
         val asked = ArrayList<String?>()
         val sessions =

@@ -22,9 +22,10 @@ class ManifestTest {
     }
 
     @Test
-    fun `a weight of the text where photo and text are a sum, none where a graph reads both`() {
+    fun `a weight of the text where photo and text are a sum, and where it is added to what a graph says of both`() {
         assertEquals(1.0, dualBundle(folder.resolve("dual")).manifest.composedTextWeight)
         assertNull(composingBundle(folder.resolve("composing")).manifest.composedTextWeight)
+        assertEquals(0.5, composingBundle(folder.resolve("added"), textWeight = 0.5).manifest.composedTextWeight)
     }
 
     @Test
@@ -37,8 +38,8 @@ class ManifestTest {
         )
         assertEquals("roles lacks composed.", said(bundle, "\"composed\": {\"head\"", "\"other\": {\"head\""))
         assertEquals(
-            "manifest.composed weighs the text, but a composed graph reads photo and text together.",
-            said(bundle, "\"graphs\"", "\"composed\": null, \"graphs\""),
+            "manifest.composed must be an object",
+            said(bundle, "\"graphs\"", "\"composed\": null, \"graphs\"").substringBefore(", got"),
         )
         val alternative = "\"alternatives\": {\"openvino\": {\"composed\": \"text.onnx\"}}, \"graphs\""
         assertEquals(

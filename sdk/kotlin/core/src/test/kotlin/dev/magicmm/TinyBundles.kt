@@ -33,14 +33,15 @@ fun dualBundle(folder: Path, files: Map<String, ByteArray> = emptyMap(), rest: S
     return write(folder, manifest, mapOf("image.onnx" to NO_GRAPH, "text.onnx" to NO_GRAPH) + files)
 }
 
-/** A dual encoder with a `composed` graph; see [dualBundle]. */
-fun composingBundle(folder: Path): Bundle {
+/** A dual encoder with a `composed` graph, to which the words are added when they have a weight; see [dualBundle]. */
+fun composingBundle(folder: Path, textWeight: Double? = null): Bundle {
+    val weight = if (textWeight == null) "" else "\"composed\": {\"text_weight\": $textWeight},"
     val composed = role().replace("\"image_before\": []", "\"image_before\": [2]")
         .replace("\"image_after\": []", "\"image_after\": [5]")
         .replace("\"tail\": []", "\"tail\": [4]")
         .replace("{text}", "dog {text}")
     val manifest =
-        """"architecture": "dual_encoder",
+        """"architecture": "dual_encoder", $weight
         "image": {"side": $SIDE, "views": ["crop", "squash"], "resample": "bicubic"},
         "roles": {"photo": ${role()}, "query": ${role()}, "composed": $composed},
         "graphs": {"onnx": {"image": "image.onnx", "text": "text.onnx", "composed": "composed.onnx"}}"""
