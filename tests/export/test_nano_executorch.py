@@ -238,6 +238,7 @@ def test_the_bundle_verifies_and_says_where_it_comes_from(written: Path, student
     assert bundle.fingerprint != source.fingerprint, "vectors differ, so no index serves both"
     assert bundle.manifest.id == "pocket" and bundle.manifest.text.max_tokens == 64
     assert bundle.manifest.roles == source.manifest.roles
+    assert bundle.manifest.composed_text_weight == source.manifest.composed_text_weight == 1.1
     assert set(bundle.manifest.raw["quantisation"]) == {"image", "text", "composed"}
     assert bundle.manifest.files["tokenizer.json"] == source.manifest.files["tokenizer.json"]
     assert bundle.manifest.raw["source"]["weights"] == source.manifest.weights

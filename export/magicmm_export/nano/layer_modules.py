@@ -109,11 +109,11 @@ class _Adapted(nn.Module):
 
     def forward(self, rows: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
-        narrow = functional.linear(rows, self.down)
-        rank = narrow.shape[-1] // len(self.ups)
-        wide = [
-            functional.linear(narrow[..., place * rank : (place + 1) * rank], up) for place, up in enumerate(self.ups)
-        ]
+        narrow, count = functional.linear(rows, self.down), len(self.ups)
+        rank = narrow.shape[-1] // count
+        # A slice of everything becomes an alias, which coremltools does not take.
+        parts = [narrow[..., at * rank : (at + 1) * rank] for at in range(count)] if count > 1 else [narrow]
+        wide = [functional.linear(part, up) for part, up in zip(parts, self.ups, strict=True)]
         found: Tensor = self.product(rows) + (wide[0] if len(wide) == 1 else torch.cat(wide, -1))
         return found
 
