@@ -142,11 +142,11 @@ class _Graph:
             name: Of the value.
             path: Kinds from the value's own maker on, each with the place of the input to follow to it if not 0.
         """
-        value = name
+        value, node = name, onnx.NodeProto()
         for step in path:
             kind, _, place = step.partition(":")
-            node = self._makers.get(value)
-            if node is None or node.op_type != kind:
+            node = self._makers.get(value, onnx.NodeProto())
+            if node.op_type != kind:
                 raise self._foreign(f"{name} does not come from {', '.join(path)}")
             value = node.input[int(place or 0)]
         return node
