@@ -130,7 +130,9 @@ def measure(report: Report, searches: Searches, models: dict[str, Embedder]) -> 
         return
     seeds = [values for name, values in found.items() if name == "nano" or name.startswith("nano, seed")]
     means = np.array([values.mean(0) for values in seeds])
-    rows = [["mean of seeds", *means.mean(0)], ["standard deviation", *means.std(0, ddof=1 if len(means) > 1 else 0)]]
+    deviations = means.std(0, ddof=1 if len(means) > 1 else 0)
+    named = {"mean of seeds": means.mean(0), "standard deviation": deviations}
+    rows = [[name, *(f"{value:.3f}" for value in values)] for name, values in named.items()]
     report.table(f"{title}: {len(seeds)} seeds, int8", ["", *METRICS], rows)
     gain = found["nano"] - found["concept bank"]
     rows = [["nano less concept bank", *(spread(column, sign=True) for column in gain.T)]]

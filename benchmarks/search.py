@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from magicmm import Bundle
 from magicmm.filters import Filter
 from magicmm.gallery import Gallery
 from magicmm.index import Index
@@ -279,7 +280,8 @@ class GivenVectors:
     fingerprint = FINGERPRINT
 
     def __init__(self, dim: int) -> None:
-        """Prepare a vector."""
+        """Prepare a vector, and what says how sure a search is."""
+        self.bundle = Bundle.default()
         self._vector = unit_rows(np.random.default_rng(7), 1, dim)[0]
 
     def embed_query(self, *_: object) -> Any:

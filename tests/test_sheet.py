@@ -86,7 +86,7 @@ def test_a_sheet_that_cannot_be_written_leaves_nothing(tmp_path: Path) -> None:
 
 def test_doubt_and_confidence_are_shown(tmp_path: Path) -> None:
     def shown(confidence: float | None, is_doubtful: bool) -> str:
-        write_sheet(tmp_path / "out.html", "x", Results((), 50, confidence, is_doubtful))
+        write_sheet(tmp_path / "out.html", "x", Results((), 50, confidence=confidence, is_doubtful=is_doubtful))
         return " ".join(Page((tmp_path / "out.html").read_text("utf-8")).text)
 
     assert "Probably nothing in this library matches" in shown(0.04, True)

@@ -138,6 +138,7 @@ def test_bundle_cases_break_every_rule_with_the_right_code() -> None:
         "a vision-language bundle",
         "graphs for no runtime",
         "text_weight 2",
+        "a composed graph and a weight of the text",
         "another dim changes the fingerprint",
         "another licence does not",
         "numbers and letters of all kinds in the fingerprint",

@@ -30,7 +30,7 @@ from magicmm_export.nano.multilingual.graph import multilingual_graph
 from magicmm_export.nano.multilingual.texts import Emoji, locales
 from magicmm_export.nano.multilingual.vocabulary import BOS, EOS, PAD
 from magicmm_export.nano.run import TextEncoder, open_model
-from magicmm_export.nano.verify import MULTILINGUAL, test_sentences, verify_close, verify_text_padding
+from magicmm_export.nano.verify import MULTILINGUAL, OWN_SPACE, test_sentences, verify_close, verify_text_padding
 from magicmm_export.scenes import sample_scene
 from magicmm_model.nano.config import NanoConfig
 from magicmm_model.nano.storing import load_tokenizer
@@ -201,7 +201,8 @@ def write_text(taught: Taught, words: PackedRows, staged: Path, texts: Texts) ->
     log.info("Verifying on %d texts.", len(texts.verified))
     written = open_model(staged / TEXT)
     expected = TextEncoder(open_model(reference), taught.tokenizer)(texts.verified)
-    measured = verify_close(MULTILINGUAL, TextEncoder(written, taught.tokenizer)(texts.verified), expected)
+    bound = MULTILINGUAL if taught.held_out else OWN_SPACE
+    measured = verify_close(bound, TextEncoder(written, taught.tokenizer)(texts.verified), expected)
     measured |= verify_text_padding(written, taught.tokenizer, texts.verified[:200])
     files = sorted(path for path in staged.iterdir() if path.name.startswith((TEXT, TOKENIZER)))
     return {

@@ -14,6 +14,7 @@ from onnx import numpy_helper
 from magicmm import ErrorCode, MagicError
 from magicmm_export.graph import Array
 from magicmm_export.nano import packages
+from magicmm_export.nano.image import BANK_GRAPH
 from magicmm_export.nano.linear import quantise_rows
 from magicmm_export.nano.multilingual import sources
 from magicmm_export.nano.multilingual.base import kept_tokenizer
@@ -21,7 +22,6 @@ from magicmm_export.nano.multilingual.bundle import Taught
 from magicmm_export.nano.multilingual.e5_file import read_e5
 from magicmm_export.nano.multilingual.graph import HEAD, multilingual_graph
 from magicmm_export.nano.multilingual.vocabulary import kept_pieces
-from magicmm_export.nano.reader import IMAGE_GRAPH
 from magicmm_export.nano.run import TextEncoder, open_model
 
 BANK, SCALE = "bank", "bank.scale"
@@ -60,7 +60,7 @@ def replace_bank(image: Path, bank: Array) -> None:
     model = onnx.load(str(image), load_external_data=False)
     found = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name in (BANK, SCALE)}
     codes, scale = quantise_rows(bank)
-    if model.graph.name != IMAGE_GRAPH or set(found) != {BANK, SCALE} or tuple(found[BANK].dims) != codes.shape:
+    if model.graph.name != BANK_GRAPH or set(found) != {BANK, SCALE} or tuple(found[BANK].dims) != codes.shape:
         raise MagicError(
             ErrorCode.ARGUMENT_INVALID,
             "The photos of this bundle are not those of an int8 concept bank alone.",
