@@ -202,7 +202,7 @@ class ComposedBucket(nn.Module):
 
     def stages(self, visual: Tensor, ids: Tensor, mask: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Yield name and value of each stage, as `TextBucket.stages` does, `both` before the vector."""
-        tokens, photo = visual[:, :-1], visual[:, -1]
+        tokens, photo = visual[:, :-1], visual[:, -1:].flatten(0, 1)  # XNNPACK slices, but picks no row
         words = self.encoder.for_each_view(self.words(ids))
         rows = torch.cat([words[:, :1], tokens.reshape(len(words), VIEW_TOKENS, -1), words[:, 1:]], 1) + self.positions
         # Visual tokens stand behind the first id, and all of both count: it does not matter which comes first here.
