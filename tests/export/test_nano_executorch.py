@@ -295,11 +295,12 @@ def test_galleries_find_the_same_photos(
 def test_xnnpack_takes_all_but_a_few_small_nodes(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (plan,) = read_plans(Bundle.load(written))
     assert (plan.runtime, plan.target, plan.status) == ("executorch", "xnnpack", RUN_HERE)
-    assert [(part.name, part.pieces) for part in plan.parts] == [("image", 2), ("text_64", 1)]
+    assert [(part.name, part.pieces) for part in plan.parts] == [("image", 3), ("text_64", 1), ("composed_64", 2)]
     outside = [{one.operator for one in part.outside} for part in plan.parts]
     pixels = {"slice_copy", "index_select", "_to_dim_order_copy"}
-    assert outside[0] == pixels | {"topk", "embedding_byte"}
-    assert outside[1] == {"embedding_byte", "_to_dim_order_copy", "unsqueeze_copy"}
+    colours = {"select_copy", "mul", "add", "view_copy", "embedding_byte", "mean"}
+    assert outside[0] == pixels | colours | {"topk", "pow", "unsqueeze_copy"}
+    assert outside[1] == outside[2] == {"embedding_byte", "_to_dim_order_copy", "unsqueeze_copy"}
     assert plan.outside_share < 0.001
     assert cli.main(["inspect", str(written), "--max-outside", "0.001"]) == 0
     assert "executorch for xnnpack: run here." in capsys.readouterr().out
