@@ -87,9 +87,16 @@ def student_of(text: StoredText, stored: StoredStudent) -> Student:
             for part, down, up in zip(parts, downs, adapter.ups, strict=True):
                 adapters |= {f"{place}.{part}.down": down, f"{place}.{part}.up": up}
     words, colours = stored.words, stored.colours
-    config = replace(CONFIG, kept=words.kept, local_share=words.share, colour_weight=colours.weight)
-    table = words.table.rows
-    return Student(config, encoder_of(text), None, adapters, table, words.shift, colours.vectors, stored.views)
+    config = replace(
+        CONFIG,
+        kept=words.kept,
+        local_share=words.share,
+        encoder_weight=stored.encoder_weight,
+        colour_weight=colours.weight,
+        both_weight=stored.both_weight,
+    )
+    table, vectors = words.table.rows, colours.vectors.rows
+    return Student(config, encoder_of(text), None, adapters, table, words.shift, vectors, stored.views)
 
 
 def random_student(text: StoredText) -> Student:
@@ -125,11 +132,12 @@ def student_bundle(folder: Path) -> Bundle:
     files.add("image.onnx", image_graph(network_of(image), bank, _seen(image), student), shared, 64)
     files.add("composed.onnx", composed, is_anonymous=True)
     (staged / "tokenizer.json").write_bytes(source.file(source.manifest.text.tokenizer).read_bytes())
-    raw = {key: value for key, value in source.manifest.raw.items() if key not in ("files", "golden", "composed")}
+    raw = {key: value for key, value in source.manifest.raw.items() if key not in ("files", "golden")}
     role = {**raw["roles"]["photo"], "image_before": [CLS], "image_after": [SEP], "tail": [SEP]}
     manifest = {
         **raw,
         "id": "student",
+        "composed": {"text_weight": 1.1},
         "roles": {**raw["roles"], "composed": role},
         "graphs": {"onnx": {name.partition(".")[0]: name for name in _FILES}},
     }

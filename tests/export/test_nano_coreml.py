@@ -165,6 +165,7 @@ def test_the_bundle_says_where_it_comes_from(written: Bundle, student: Bundle) -
     written.check_hashes()
     assert written.fingerprint != source.fingerprint
     assert written.manifest.text.max_tokens == 32
+    assert written.manifest.composed_text_weight == source.manifest.composed_text_weight == 1.1
     for part in parts:
         facts = package_facts(written, part)
         assert (facts.part, facts.source, facts.fingerprint) == (part, source.manifest.id, written.fingerprint)

@@ -238,6 +238,7 @@ def test_the_bundle_verifies_and_says_where_it_comes_from(written: Path, student
     assert bundle.fingerprint != source.fingerprint, "vectors differ, so no index serves both"
     assert bundle.manifest.id == "pocket" and bundle.manifest.text.max_tokens == 64
     assert bundle.manifest.roles == source.manifest.roles
+    assert bundle.manifest.composed_text_weight == source.manifest.composed_text_weight == 1.1
     assert set(bundle.manifest.raw["quantisation"]) == {"image", "text", "composed"}
     assert bundle.manifest.files["tokenizer.json"] == source.manifest.files["tokenizer.json"]
     assert bundle.manifest.raw["source"]["weights"] == source.manifest.weights
@@ -294,11 +295,12 @@ def test_galleries_find_the_same_photos(
 def test_xnnpack_takes_all_but_a_few_small_nodes(written: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (plan,) = read_plans(Bundle.load(written))
     assert (plan.runtime, plan.target, plan.status) == ("executorch", "xnnpack", RUN_HERE)
-    assert [(part.name, part.pieces) for part in plan.parts] == [("image", 2), ("text_64", 1)]
+    assert [(part.name, part.pieces) for part in plan.parts] == [("image", 3), ("text_64", 1), ("composed_64", 2)]
     outside = [{one.operator for one in part.outside} for part in plan.parts]
     pixels = {"slice_copy", "index_select", "_to_dim_order_copy"}
-    assert outside[0] == pixels | {"topk", "embedding_byte"}
-    assert outside[1] == {"embedding_byte", "_to_dim_order_copy", "unsqueeze_copy"}
+    colours = {"select_copy", "mul", "add", "view_copy", "embedding_byte", "mean"}
+    assert outside[0] == pixels | colours | {"topk", "pow", "unsqueeze_copy"}
+    assert outside[1] == outside[2] == {"embedding_byte", "_to_dim_order_copy", "unsqueeze_copy"}
     assert plan.outside_share < 0.001
     assert cli.main(["inspect", str(written), "--max-outside", "0.001"]) == 0
     assert "executorch for xnnpack: run here." in capsys.readouterr().out

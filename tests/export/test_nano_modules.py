@@ -137,9 +137,11 @@ def test_the_reader_finds_what_the_builder_was_given(image: StoredImage, text: S
     assert trained is not None
     assert (image.bank.kept, image.bank.power) == (CONFIG.bank_kept, pytest.approx(CONFIG.bank_power))
     assert (trained.words.kept, trained.words.share) == (CONFIG.kept, pytest.approx(CONFIG.local_share))
-    assert (trained.views, trained.colours.weight) == (3, CONFIG.colour_weight)
-    np.testing.assert_array_equal(trained.colours.vectors, given.colours)
+    weights = trained.encoder_weight, trained.colours.weight, trained.both_weight
+    assert weights == pytest.approx((CONFIG.encoder_weight, CONFIG.colour_weight, CONFIG.both_weight))
+    assert (trained.views, trained.handed) == (3, 52)
     found = student_of(text, trained)
+    np.testing.assert_allclose(found.colours, given.colours, atol=np.abs(given.colours).max() / 250)
     np.testing.assert_allclose(found.table, given.table, atol=np.abs(given.table).max() / 250)
     assert found.adapters.keys() == given.adapters.keys()
     for name, matrix in given.adapters.items():
@@ -186,7 +188,7 @@ def test_neither_the_bucket_nor_what_fills_it_changes_a_photo_with_text(
     text: StoredText, trained: StoredStudent
 ) -> None:
     encoder = ComposedTower(TextTower(text, float_layers(Norms.NATIVE)), trained)
-    visual = np.random.default_rng(3).standard_normal((1, 51, 384), np.float32) / np.float32(20)
+    visual = np.random.default_rng(3).standard_normal((1, 52, 384), np.float32) / np.float32(20)
     ids = [101, 102, 2012, 2305, 102]
     alone = composed_vector(encoder, visual, ids, len(ids))
     for length, fill in ((16, 0), (256, 30000)):

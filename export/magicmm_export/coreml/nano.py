@@ -19,7 +19,7 @@ from magicmm_export.coreml.package import MAIN, save_model
 from magicmm_export.coreml.packages import Packages, common_stages, holds_weights
 from magicmm_export.coreml.schemes import SCHEMES, CoremlScheme
 from magicmm_export.decomposition import Norms
-from magicmm_export.nano.encoder_modules import VIEW_TOKENS, ComposedBucket, ComposedTower, TextBucket, TextTower
+from magicmm_export.nano.encoder_modules import ComposedBucket, ComposedTower, TextBucket, TextTower
 from magicmm_export.nano.image import SIDE
 from magicmm_export.nano.layers import float_layers
 from magicmm_export.nano.lowered import NanoExport, Say
@@ -87,7 +87,7 @@ class _NanoPackages(NanoExport):
         self._packages.note("image", stages)
         self._write_buckets("text", tower.bucket, {}, paths["text"])
         if student is not None:
-            visual = torch.zeros(1, student.views * VIEW_TOKENS, tower.positions.shape[1])
+            visual = torch.zeros(1, student.handed, tower.positions.shape[1])
             self._write_buckets("composed", ComposedTower(tower, student).bucket, {VISUAL: visual}, paths["composed"])
         return {**self._packages.planned(), "quantisation": dict.fromkeys(self.parts, self._options.scheme.described)}
 

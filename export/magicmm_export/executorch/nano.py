@@ -15,7 +15,7 @@ from magicmm_export.executorch.export import PLAN, PROGRAM, ExecutorchOptions
 from magicmm_export.executorch.lowering import Method, lower
 from magicmm_export.executorch.nano_layers import quantised_layers
 from magicmm_export.executorch.targets import XNNPACK
-from magicmm_export.nano.encoder_modules import VIEW_TOKENS, ComposedTower, TextTower
+from magicmm_export.nano.encoder_modules import ComposedTower, TextTower
 from magicmm_export.nano.image import SIDE
 from magicmm_export.nano.layers import Layers, float_layers
 from magicmm_export.nano.lowered import NanoExport, Say
@@ -96,7 +96,7 @@ def nano_methods(image: StoredImage, text: StoredText, layers: Layers, buckets: 
         methods[method_name("text", length)] = Method(tower.bucket(length), _ids(length))
     if image.student is not None:
         encoder = ComposedTower(tower, image.student)
-        visual = torch.zeros(1, image.student.views * VIEW_TOKENS, tower.positions.shape[1])
+        visual = torch.zeros(1, image.student.handed, tower.positions.shape[1])
         for length in buckets:
             methods[method_name("composed", length)] = Method(encoder.bucket(length), (visual, *_ids(length)))
     return methods

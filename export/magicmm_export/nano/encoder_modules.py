@@ -2,32 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from magicmm import ErrorCode, MagicError
-from magicmm_export.decomposition.norms import LayerNorm, Norms, UnitLength
-from magicmm_export.nano.concepts import CELLS
-from magicmm_export.nano.layers import Layers, parameter
-from magicmm_export.nano.minilm import HEAD_WIDTH, HEADS
-from magicmm_export.nano.stored import (
-    StoredAdapter,
-    StoredAdapters,
-    StoredLayer,
-    StoredLinear,
-    StoredNorm,
-    StoredStudent,
-    StoredText,
-)
+from magicmm_export.decomposition.norms import UnitLength
+from magicmm_export.nano.layer_modules import Block, Hidden, norm_of
+from magicmm_export.nano.layers import Layers
+from magicmm_export.nano.stored import VIEW_TOKENS, StoredStudent, StoredText
 from magicmm_model.nano.config import CLS, SEP
-
-BLOCKED = -1e4
-"""Added to the score of a place that is filled: its share becomes zero in float32 and in float16."""
-VIEW_TOKENS = 1 + CELLS
-"""Visual tokens of a view."""
 
 
 class TextTower(nn.Module):
@@ -40,8 +25,8 @@ class TextTower(nn.Module):
         """Build all layers."""
         super().__init__()
         self.words = layers.table(stored.words)
-        self.norm = _norm(stored.norm, layers.norms)
-        self.blocks = nn.ModuleList(_Block.of(layer, layers) for layer in stored.layers)
+        self.norm = norm_of(stored.norm, layers.norms)
+        self.blocks = nn.ModuleList(Block.of(layer, layers) for layer in stored.layers)
         self.unit = UnitLength(stored.positions.shape[1], layers.norms)
         self.register_buffer("positions", torch.from_numpy(stored.positions.copy()), persistent=False)
         self.register_buffer("ends", torch.from_numpy(stored.words.rows[[CLS, SEP]]), persistent=False)
@@ -80,7 +65,7 @@ class TextBucket(nn.Module):
         super().__init__()
         self.words, self.norm, self.blocks, self.unit = tower.words, tower.norm, tower.blocks, tower.unit
         self.register_buffer("positions", tower.cut(length), persistent=False)
-        self.hidden = _Hidden()
+        self.hidden = Hidden()
 
     def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Return the vector of one text.
@@ -111,12 +96,19 @@ class TextBucket(nn.Module):
 class AdaptedEncoder(nn.Module):
     """The text tower's layers with adapters; they share all other weights, and read all views of one photo together."""
 
+    each: Tensor
+
     def __init__(self, tower: TextTower, student: StoredStudent) -> None:
         """Set the adapters beside the tower's layers."""
         super().__init__()
         self.norm, self.unit, self.views = tower.norm, tower.unit, student.views
         pairs = zip(tower.blocks, student.adapters, strict=True)
-        self.blocks = nn.ModuleList(block.adapted(adapters) for block, adapters in pairs if isinstance(block, _Block))
+        self.blocks = nn.ModuleList(block.adapted(adapters) for block, adapters in pairs if isinstance(block, Block))
+        self.register_buffer("each", torch.ones(student.views, 1, 1), persistent=False)
+
+    def for_each_view(self, values: Tensor) -> Tensor:
+        """[1, s, width] -> [views, s, width]: a product, since XNNPACK takes no copy and the graph would fall apart."""
+        return values * self.each
 
     def stages(self, rows: Tensor, kept: Tensor, hidden: Tensor | None) -> Iterator[tuple[str, Tensor]]:
         """Yield name and value of each stage, as `TextBucket.stages` does.
@@ -131,7 +123,7 @@ class AdaptedEncoder(nn.Module):
         for place, block in enumerate(self.blocks):
             rows = block(rows, hidden)
             yield f"layers.{place}", rows
-        vectors = self.unit(torch.bmm(torch.cat([kept] * self.views), rows).flatten(0, 1))
+        vectors = self.unit(torch.bmm(self.for_each_view(kept), rows).flatten(0, 1))
         yield "vector", self.unit(sum_of_views(vectors))
 
 
@@ -166,7 +158,7 @@ class ComposedTower(nn.Module):
     def __init__(self, tower: TextTower, student: StoredStudent) -> None:
         """Share the text tower's weights."""
         super().__init__()
-        self.tower, self.encoder = tower, AdaptedEncoder(tower, student)
+        self.tower, self.encoder, self.weight = tower, AdaptedEncoder(tower, student), student.both_weight
 
     def bucket(self, length: int) -> ComposedBucket:
         """Return the tower for a photo with up to `length` ids; it shares all weights.
@@ -182,11 +174,14 @@ class ComposedBucket(nn.Module):
 
     positions: Tensor
     seen: Tensor
+    weight: Tensor
 
     def __init__(self, tower: ComposedTower, length: int) -> None:
         """Share the tower's layers."""
         super().__init__()
-        self.words, self.encoder, self.hidden = tower.tower.words, tower.encoder, _Hidden()
+        self.words, self.encoder, self.hidden = tower.tower.words, tower.encoder, Hidden()
+        self.unit = tower.tower.unit
+        self.register_buffer("weight", torch.tensor([tower.weight]), persistent=False)
         self.register_buffer("positions", tower.tower.cut(length, VIEW_TOKENS), persistent=False)
         self.register_buffer("seen", torch.ones(1, VIEW_TOKENS), persistent=False)
 
@@ -194,7 +189,8 @@ class ComposedBucket(nn.Module):
         """Return the vector of one photo with a text.
 
         Args:
-            visual: What the image part says of the photo, float32 [1, views x tokens, width].
+            visual: What the image part says of the photo, float32 [1, views x tokens + 1, width]: its tokens, and its
+                vector.
             ids: Whole numbers [1, s]: [CLS], [SEP], the text and [SEP]; what stands behind it is any id.
             mask: Whole numbers [1, s], 1 = token, 0 = fill.
 
@@ -205,13 +201,16 @@ class ComposedBucket(nn.Module):
         return vector
 
     def stages(self, visual: Tensor, ids: Tensor, mask: Tensor) -> Iterator[tuple[str, Tensor]]:
-        """Yield name and value of each stage, as `TextBucket.stages` does."""
-        views, words = self.encoder.views, self.words(ids)
-        first, others = (torch.cat([part] * views) for part in (words[:, :1], words[:, 1:]))
-        rows = torch.cat([first, visual.reshape(views, VIEW_TOKENS, -1), others], 1) + self.positions
+        """Yield name and value of each stage, as `TextBucket.stages` does, `both` before the vector."""
+        tokens, photo = visual[:, :-1], visual[:, -1:].flatten(0, 1)  # XNNPACK slices, but picks no row
+        words = self.encoder.for_each_view(self.words(ids))
+        rows = torch.cat([words[:, :1], tokens.reshape(len(words), VIEW_TOKENS, -1), words[:, 1:]], 1) + self.positions
         # Visual tokens stand behind the first id, and all of both count: it does not matter which comes first here.
         kept = torch.cat([self.seen, mask.to(self.seen.dtype)], 1).unsqueeze(1)
-        yield from self.encoder.stages(rows, kept, self.hidden(kept))
+        *inner, (_, both) = self.encoder.stages(rows, kept, self.hidden(kept))
+        yield from inner
+        yield "both", both
+        yield "vector", self.unit(both * self.weight + photo)
 
 
 def sum_of_views(vectors: Tensor) -> Tensor:
@@ -220,107 +219,3 @@ def sum_of_views(vectors: Tensor) -> Tensor:
     for place in range(1, len(vectors)):
         total = total + vectors[place : place + 1]
     return total
-
-
-class _Hidden(nn.Module):
-    """What is added to scores of places, by whether they count: 1 or 0, [1, 1, s] -> [1, 1, s]."""
-
-    one: Tensor
-    blocked: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        for name, value in (("one", 1.0), ("blocked", -BLOCKED)):
-            self.register_buffer(name, torch.tensor([value]), persistent=False)
-
-    def forward(self, kept: Tensor) -> Tensor:
-        return (kept - self.one) * self.blocked
-
-
-class _Block(nn.Module):
-    """One layer: attention and feed-forward, each followed by its norm."""
-
-    scale: Tensor
-
-    def __init__(self, products: Sequence[nn.Module], norms: Sequence[LayerNorm]) -> None:
-        super().__init__()
-        self.attention, self.mixed, self.inner, self.outer = products
-        self.attention_norm, self.norm = norms
-        self.register_buffer("scale", torch.tensor([HEAD_WIDTH**-0.5]), persistent=False)
-
-    @classmethod
-    def of(cls, stored: StoredLayer, layers: Layers) -> _Block:
-        """Build all parts."""
-        products = (stored.attention, stored.mixed, stored.inner, stored.outer)
-        norms = (stored.attention_norm, stored.norm)
-        return cls([_Balanced(one, layers) for one in products], [_norm(one, layers.norms) for one in norms])
-
-    def adapted(self, adapters: StoredAdapters) -> _Block:
-        """Return a layer that has adapters and shares the rest."""
-        given = (adapters.attention, adapters.mixed, adapters.inner, adapters.outer)
-        pairs = zip((self.attention, self.mixed, self.inner, self.outer), given, strict=True)
-        return _Block([_Adapted(product, adapter) for product, adapter in pairs], [self.attention_norm, self.norm])
-
-    def forward(self, rows: Tensor, hidden: Tensor | None) -> Tensor:
-        """[n, s, width], what is added to scores [1, 1, s] -> [n, s, width]."""
-        rows = self.attention_norm(rows + self.mixed(self._attend(self.attention(rows), hidden)))
-        normed: Tensor = self.norm(rows + self.outer(functional.gelu(self.inner(rows))))
-        return normed
-
-    def _attend(self, joined: Tensor, hidden: Tensor | None) -> Tensor:
-        """Queries, keys and values side by side [n, s, 3 x width] -> [n, s, width]."""
-        count, length, width = *joined.shape[:2], HEADS * HEAD_WIDTH
-        query, key, value = (
-            joined[..., start : start + width]
-            .reshape(count, length, HEADS, HEAD_WIDTH)
-            .permute(0, 2, 1, 3)
-            .reshape(count * HEADS, length, HEAD_WIDTH)
-            for start in (0, width, 2 * width)
-        )
-        # Scaled before the product: scores stay within float16.
-        scores = torch.bmm(query * self.scale, key.transpose(1, 2))
-        shares = (scores if hidden is None else scores + hidden).softmax(-1)
-        heads = torch.bmm(shares, value).reshape(count, HEADS, length, HEAD_WIDTH)
-        return heads.permute(0, 2, 1, 3).reshape(count, length, width)
-
-
-class _Balanced(nn.Module):
-    """A product whose channels are evened out first, where the builder did so."""
-
-    balance: Tensor | None
-
-    def __init__(self, stored: StoredLinear, layers: Layers) -> None:
-        super().__init__()
-        self.linear = layers.linear(stored)
-        balance = None if stored.balance is None else torch.from_numpy(stored.balance.copy())
-        self.register_buffer("balance", balance, persistent=False)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """[..., in] -> [..., out]."""
-        found: Tensor = self.linear(rows if self.balance is None else rows * self.balance)
-        return found
-
-
-class _Adapted(nn.Module):
-    """A product and the adapter beside it, in floats: it is small, and what it reads is not rounded, as in ONNX."""
-
-    def __init__(self, product: nn.Module, stored: StoredAdapter) -> None:
-        super().__init__()
-        self.product, self.down = product, parameter(stored.down)
-        self.ups = nn.ParameterList(parameter(up) for up in stored.ups)
-
-    def forward(self, rows: Tensor) -> Tensor:
-        """[..., in] -> [..., out]."""
-        narrow = functional.linear(rows, self.down)
-        rank = narrow.shape[-1] // len(self.ups)
-        wide = [
-            functional.linear(narrow[..., place * rank : (place + 1) * rank], up) for place, up in enumerate(self.ups)
-        ]
-        found: Tensor = self.product(rows) + (wide[0] if len(wide) == 1 else torch.cat(wide, -1))
-        return found
-
-
-def _norm(stored: StoredNorm, form: Norms) -> LayerNorm:
-    norm = nn.LayerNorm(len(stored.gain), stored.eps)
-    norm.weight, norm.bias = parameter(stored.gain), parameter(stored.shift)
-    return LayerNorm(norm, form)

@@ -9,10 +9,10 @@ from torch.nn import functional
 
 from magicmm_export.decomposition.norms import Norms, UnitLength, WeightedSum
 from magicmm_export.nano.concepts import CELLS, VIEWS
-from magicmm_export.nano.encoder_modules import VIEW_TOKENS, sum_of_views
+from magicmm_export.nano.encoder_modules import sum_of_views
 from magicmm_export.nano.image import SIDE
 from magicmm_export.nano.layers import Layers, parameter
-from magicmm_export.nano.stored import StoredBank, StoredColours, StoredSoftWords, StoredTable
+from magicmm_export.nano.stored import VIEW_TOKENS, StoredBank, StoredColours, StoredSoftWords, StoredTable
 from magicmm_model.nano.colours import LEVELS, STEP
 from magicmm_model.nano.config import CELL_SHARE, GLOBAL_WEIGHT
 
@@ -96,10 +96,11 @@ class Colours(nn.Module):
     def __init__(self, stored: StoredColours, layers: Layers) -> None:
         """Build the table: for each cell of the RGB cube a row that is 1 at its colour word."""
         super().__init__()
-        marks = np.eye(len(stored.vectors), dtype=np.int8)[stored.nearest]
+        vectors = stored.vectors.rows
+        marks = np.eye(len(vectors), dtype=np.int8)[stored.nearest]
         self.table = layers.table(StoredTable(marks, np.ones(len(marks), np.float32)))
-        self.vectors = parameter(np.ascontiguousarray(stored.vectors.T))
-        self.unit = UnitLength(stored.vectors.shape[1], layers.norms)
+        self.vectors = parameter(np.ascontiguousarray(vectors.T))
+        self.unit = UnitLength(vectors.shape[1], layers.norms)
         _add_numbers(self, level=LEVELS / 256)
         for name, value in (("red", LEVELS**2), ("green", LEVELS)):
             self.register_buffer(name, torch.tensor([value], dtype=torch.int64), persistent=False)

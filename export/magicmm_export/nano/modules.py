@@ -53,7 +53,7 @@ class ImageTower(nn.Module):
             pixels: uint8 (or float, 0 to 255) [2, 256, 256, 3], RGB: the views crop and squash.
 
         Returns:
-            float32 [1, dim], unit length, and float32 [1, tokens, dim].
+            float32 [1, dim], unit length, and float32 [1, tokens + 1, dim]: the tokens, and the vector once more.
         """
         found = dict(self.stages(pixels))
         return found[VECTOR] if self.student is None else (found[VECTOR], found[VISUAL])
@@ -65,7 +65,7 @@ class ImageTower(nn.Module):
     def stages(self, pixels: Tensor) -> Iterator[tuple[str, Tensor]]:
         """Yield name and value of each stage.
 
-        features [3, 1280, 8, 8], logits [3, 16, 1000], with a student visual [1, tokens, dim], vector [1, dim].
+        features [3, 1280, 8, 8], logits [3, 16, 1000], with a student visual [1, tokens + 1, dim], vector [1, dim].
         """
         # The third view is the mirrored crop: columns by number, which takes a third of the time of ExecuTorch's flip.
         mirrored = pixels[:1].index_select(2, self.mirror)
@@ -81,9 +81,10 @@ class ImageTower(nn.Module):
         if self.student is None:
             yield VECTOR, concepts
         else:
-            visual = self.student.visual(logits, whole)
-            yield VISUAL, visual.flatten(0, 1).unsqueeze(0)
-            yield VECTOR, self.student(visual, concepts, views[:1])
+            tokens = self.student.tokens(logits, whole)
+            vector = self.student(tokens, concepts, views[:1])
+            yield VISUAL, torch.cat([tokens.flatten(0, 1), vector]).unsqueeze(0)
+            yield VECTOR, vector
 
     def _features(self, planes: Tensor) -> Tensor:
         """[3, 3, 256, 256] -> [3, 1280, 8, 8]."""
@@ -99,23 +100,26 @@ class ImageTower(nn.Module):
 class _Student(nn.Module):
     """What was trained: soft words, and the encoder that reads them; with colours."""
 
-    weight: Tensor
+    encoder_weight: Tensor
+    colour_weight: Tensor
 
     def __init__(self, stored: StoredStudent, tower: TextTower, layers: Layers) -> None:
         super().__init__()
         self.views, self.words = stored.views, SoftWords(stored.words, layers)
         self.reader = PhotoReader(tower, stored)
         self.colours, self.unit = Colours(stored.colours, layers), UnitLength(len(stored.words.shift), layers.norms)
-        self.register_buffer("weight", torch.tensor([stored.colours.weight]), persistent=False)
+        for name, weight in (("encoder_weight", stored.encoder_weight), ("colour_weight", stored.colours.weight)):
+            self.register_buffer(name, torch.tensor([weight]), persistent=False)
 
-    def visual(self, logits: Tensor, whole: Tensor) -> Tensor:
+    def tokens(self, logits: Tensor, whole: Tensor) -> Tensor:
         """[3, 16, 1000], [3, 1, 1000] -> [views, tokens, dim]."""
         words: Tensor = self.words(logits[: self.views], whole[: self.views])
         return words
 
-    def forward(self, visual: Tensor, concepts: Tensor, view: Tensor) -> Tensor:
-        """Visual tokens, what the bank says [1, dim], float pixels [1, 256, 256, 3] -> [1, dim]."""
-        vector: Tensor = self.unit(self.reader(visual) + concepts + self.colours(view) * self.weight)
+    def forward(self, tokens: Tensor, concepts: Tensor, view: Tensor) -> Tensor:
+        """Visual tokens of each view, what the bank says [1, dim], float pixels [1, 256, 256, 3] -> [1, dim]."""
+        read, colours = self.reader(tokens) * self.encoder_weight, self.colours(view) * self.colour_weight
+        vector: Tensor = self.unit(read + concepts + colours)
         return vector
 
 

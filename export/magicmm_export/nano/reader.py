@@ -15,6 +15,7 @@ from magicmm_export.nano.adapters import PRODUCTS
 from magicmm_export.nano.image import BANK_GRAPH, IMAGE_GRAPH
 from magicmm_export.nano.quantise import Grid
 from magicmm_export.nano.stored import (
+    VIEW_TOKENS,
     Codes,
     StoredAdapter,
     StoredAdapters,
@@ -30,6 +31,7 @@ from magicmm_export.nano.stored import (
     StoredTable,
     StoredText,
 )
+from magicmm_export.nano.student import COMPOSED_GRAPH
 
 TEXT_GRAPH = "minilm"
 """What the builder calls the text graph."""
@@ -38,7 +40,7 @@ _MIDDLE = 128
 
 
 def read_image(bundle: Bundle) -> StoredImage:
-    """Read the image graph of a bundle.
+    """Read the image graph of a bundle, and of its composed graph what the others do not hold.
 
     Raises:
         MagicError: `argument_invalid` for a graph that the builder of the built-in model did not write in int8,
@@ -46,7 +48,7 @@ def read_image(bundle: Bundle) -> StoredImage:
     """
     graph = _Graph(bundle, "image", (BANK_GRAPH, IMAGE_GRAPH))
     bank = StoredBank(graph.table("bank"), graph.kept("best"), graph.power("best"))
-    student = _student(graph) if graph.name == IMAGE_GRAPH else None
+    student = _student(graph, _Graph(bundle, "composed", (COMPOSED_GRAPH,))) if graph.name == IMAGE_GRAPH else None
     return StoredImage(tuple(graph.convs()), graph.linear("classifier"), bank, student)
 
 
@@ -74,19 +76,26 @@ def read_text(bundle: Bundle) -> StoredText:
     return StoredText(words, graph.constant("positions"), graph.norm("embeddings.LayerNorm"), tuple(layers))
 
 
-def _student(graph: _Graph) -> StoredStudent:
-    """Read what was trained out of an image graph."""
+def _student(graph: _Graph, composed: _Graph) -> StoredStudent:
+    """Read what was trained out of an image graph and the composed graph beside it."""
     # chances = Softmax(Concat(whole, share x own + (1 - share) x whole)), and TopK("likely") of them
     own = graph.maker("likely", "TopK", "Softmax", "Concat:1", "Add", "Mul")
-    # vector: the photo, the bank, and the weight x the colours
-    weighed = graph.maker("vector", "Div", "Sum:2", "Mul")
-    shift = graph.constant("soft_words.shift")
-    words = StoredSoftWords(graph.table("soft_words"), shift, graph.kept("likely"), graph.number(own, 1))
-    nearest = graph.constant("colours.nearest")
-    colours = StoredColours(nearest, graph.constant("colours"), graph.number(weighed, 1))
-    # Tokens of a photo, by those of a view: its cells, and one for the whole.
-    views = graph.shape("visual")[1] // (1 + graph.shape("logits")[1])
-    return StoredStudent(words, tuple(graph.adapters()), colours, views)
+    # vector: weight x the encoder, the bank, and weight x the colours
+    read, coloured = (graph.maker("vector", "Div", f"Sum:{place}", "Mul") for place in (0, 2))
+    # vector: weight x both read together, and the photo
+    both = composed.maker("vector", "Div", "Add", "Mul")
+    # visual: tokens of each photo, and its vector
+    tokens = graph.constant(graph.maker("visual", "Concat", "Reshape").input[1])[1]
+    return StoredStudent(
+        words=StoredSoftWords(
+            graph.table("soft_words"), graph.constant("soft_words.shift"), graph.kept("likely"), graph.number(own, 1)
+        ),
+        adapters=tuple(graph.adapters()),
+        colours=StoredColours(graph.constant("colours.nearest"), graph.table("colours"), graph.number(coloured, 1)),
+        views=int(tokens) // VIEW_TOKENS,
+        encoder_weight=graph.number(read, 1),
+        both_weight=composed.number(both, 1),
+    )
 
 
 class _Graph:
@@ -133,11 +142,11 @@ class _Graph:
             name: Of the value.
             path: Kinds from the value's own maker on, each with the place of the input to follow to it if not 0.
         """
-        value = name
+        value, node = name, onnx.NodeProto()
         for step in path:
             kind, _, place = step.partition(":")
-            node = self._makers.get(value)
-            if node is None or node.op_type != kind:
+            node = self._makers.get(value, onnx.NodeProto())
+            if node.op_type != kind:
                 raise self._foreign(f"{name} does not come from {', '.join(path)}")
             value = node.input[int(place or 0)]
         return node
@@ -145,10 +154,6 @@ class _Graph:
     def number(self, node: onnx.NodeProto, place: int) -> float:
         """Return a constant that a node reads."""
         return float(self.constant(node.input[place]).item())
-
-    def shape(self, name: str) -> list[int]:
-        """Return what a value is reshaped to."""
-        return [int(side) for side in self.constant(self.maker(name, "Reshape").input[1])]
 
     def table(self, name: str) -> StoredTable:
         return StoredTable(self.constant(name), self.constant(f"{name}.scale").reshape(-1))

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from magicmm_export.nano.concepts import CELLS
 from magicmm_export.nano.quantise import Grid
 
+VIEW_TOKENS = 1 + CELLS
+"""Visual tokens of a view: of its cells, and of the whole."""
 Floats = NDArray[np.float32]
 Codes = NDArray[np.int8]
 
@@ -133,12 +136,12 @@ class StoredColours:
 
     Attributes:
         nearest: uint8 [levels ** 3], the colour word of each cell of the RGB cube.
-        vectors: float32 [words, width].
+        vectors: Of the colour words, a row each.
         weight: Of the colours in a photo's vector.
     """
 
     nearest: NDArray[np.uint8]
-    vectors: Floats
+    vectors: StoredTable
     weight: float
 
 
@@ -174,12 +177,21 @@ class StoredStudent:
         adapters: Of each layer.
         colours: What joins a photo's vector.
         views: Of a photo that are read.
+        encoder_weight: Of what the encoder says, in a photo's vector; what the bank says weighs 1.
+        both_weight: Of photo and words read together, in what the composed graph says; the photo's vector weighs 1.
     """
 
     words: StoredSoftWords
     adapters: tuple[StoredAdapters, ...]
     colours: StoredColours
     views: int
+    encoder_weight: float
+    both_weight: float
+
+    @property
+    def handed(self) -> int:
+        """Rows of `visual`: the visual tokens of a photo, and its vector."""
+        return self.views * VIEW_TOKENS + 1
 
 
 @dataclass(frozen=True, slots=True)
