@@ -145,6 +145,12 @@ def student_bundle(folder: Path) -> Bundle:
     return write_bundle(staged, target, manifest, golden, threads=1)
 
 
+def bank_graph(source: Bundle) -> onnx.ModelProto:
+    """Return an int8 image graph of the concept bank alone, with the weights of a bundle."""
+    image = read_image(source)
+    return image_graph(network_of(image), bank_of(image), _seen(image))
+
+
 def float_text_graph(stored: StoredText, folder: Path) -> onnx.ModelProto:
     """Write what int8 has left of the encoder with the builder's own float32 nodes."""
     save_file(encoder_of(stored), folder / "weights.safetensors")

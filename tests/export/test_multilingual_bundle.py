@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from onnxruntime import InferenceSession
@@ -36,6 +34,7 @@ from magicmm_export.nano.multilingual.texts import Emoji
 from magicmm_export.nano.reader import read_image, read_text
 from magicmm_export.nano.run import TextEncoder, open_model
 from magicmm_export.scenes import sample_scene
+from nano_students import bank_graph, bank_of
 from tiny_e5 import write_tiny_e5
 
 TEXTS = ["a red photo", "ein rotes Foto", "赤写真", "a", "красное", "a red photo, ein rotes Foto, a red photo"]
@@ -113,26 +112,14 @@ def test_a_multilingual_bundle_is_not_lowered_again(taught_folder: Path, tmp_pat
 
 def test_weights_that_the_image_graph_shares_with_the_text_graph_are_taken_along(tmp_path: Path) -> None:
     """An image graph may read a file that the new text graph would overwrite."""
-    source = tmp_path / "source.magicmm"
-    shutil.copytree(Bundle.default().path, source)
-    manifest = json.loads((source / "manifest.json").read_text())
-    model = onnx.load(str(source / "image.onnx"), load_external_data=False)
-    for tensor in model.graph.initializer:
-        for fact in tensor.external_data:
-            if fact.key == "location":
-                fact.value = "text.onnx.data"
-    (source / "image.onnx").write_bytes(model.SerializeToString())
-    (source / "image.onnx.data").rename(source / "text.onnx.data")
-    _without_hashes(source, manifest)
-    staged = tmp_path / "staged"
-    staged.mkdir()
-    copies = take_image(Bundle.load(source), staged)
-    assert sorted(path.name for path in copies) == ["image.onnx", "image.onnx.text.onnx.data"]
-    (staged / "text.onnx.data").write_bytes(b"other")
-    pixels = Embedder.open(Bundle.default(), threads=1).prepare(sample_scene())
+    source = Bundle.default()
+    copies = take_image(source, tmp_path)
+    assert sorted(path.name for path in copies) == ["image.onnx", "image.onnx.data", "image.onnx.text.onnx.data"]
+    (tmp_path / "text.onnx.data").write_bytes(b"other")
+    pixels = Embedder.open(source, threads=1).prepare(sample_scene())
     (moved,), (before,) = (
-        InferenceSession(folder / "image.onnx", providers=["CPUExecutionProvider"]).run(None, {"pixels": pixels})
-        for folder in (staged, Bundle.default().path)
+        InferenceSession(folder / "image.onnx", providers=["CPUExecutionProvider"]).run(["vector"], {"pixels": pixels})
+        for folder in (tmp_path, source.path)
     )
     np.testing.assert_array_equal(moved, before)
 
@@ -148,23 +135,28 @@ def test_names_find_their_own_place_in_the_bank(taught_folder: Path) -> None:
 
 def test_photos_follow_the_bank(tmp_path: Path) -> None:
     """A turned bank turns every photo."""
-    source = Bundle.default()
-    bank = read_image(source).bank
+    bank, before, after = bank_of(read_image(Bundle.default())), tmp_path / "before.onnx", tmp_path / "after.onnx"
     turn = np.linalg.qr(np.random.default_rng(0).standard_normal((384, 384)))[0].astype(np.float32)
-    take_image(source, tmp_path)
-    replace_bank(tmp_path / "image.onnx", bank.codes.astype(np.float32) * bank.scales[:, None] @ turn)
-    embedder = Embedder.open(source, threads=1)
-    pixels = embedder.prepare(sample_scene())
-    (found,) = InferenceSession(tmp_path / "image.onnx", providers=["CPUExecutionProvider"]).run(
-        None, {"pixels": pixels}
+    for path in (before, after):
+        path.write_bytes(bank_graph(Bundle.default()).SerializeToString())
+    replace_bank(after, bank.vectors @ turn)
+    pixels = Embedder.open(Bundle.default(), threads=1).prepare(sample_scene())
+    (plain,), (turned,) = (
+        InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"pixels": pixels})
+        for path in (before, after)
     )
-    assert float(found[0] @ (embedder.embed_image(sample_scene()) @ turn)) > 0.999
+    assert float(turned[0] @ (plain[0] @ turn)) > 0.999
 
 
 def test_a_graph_without_such_a_bank_is_refused(tmp_path: Path) -> None:
-    take_image(Bundle.default(), tmp_path)
+    path = tmp_path / "image.onnx"
+    path.write_bytes(bank_graph(Bundle.default()).SerializeToString())
     with pytest.raises(MagicError) as raised:
-        replace_bank(tmp_path / "image.onnx", np.ones((7, 384), np.float32))
+        replace_bank(path, np.ones((7, 384), np.float32))
+    assert raised.value.code is ErrorCode.ARGUMENT_INVALID
+    take_image(Bundle.default(), tmp_path)  # more than a bank speaks in it
+    with pytest.raises(MagicError) as raised:
+        replace_bank(path, np.ones((1000, 384), np.float32))
     assert raised.value.code is ErrorCode.ARGUMENT_INVALID
 
 
