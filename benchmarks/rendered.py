@@ -78,7 +78,9 @@ def render(
     for thing in [cut_out[place] for place in sorted(chosen)][:most]:
         for scene, phrase in SCENES[name].items():
             path = folder / f"{thing.stem}-{scene}.png"
-            _paste(thing, _named(photos, scene), rng).save(path)
+            draft = path.with_suffix(".new.png")  # another program may be reading it
+            _paste(thing, _named(photos, scene), rng).save(draft)
+            draft.replace(path)
             rendered.append(Rendering(path, thing, phrase))
     return rendered
 
