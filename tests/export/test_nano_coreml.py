@@ -187,7 +187,9 @@ def test_inspect_shows_functions_and_the_plan(written: Bundle, capsys: pytest.Ca
     assert cli.main(["inspect", str(written.path), "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     image, text, _ = answer["packages"]
-    assert image["functions"][0]["weights"] == {"constexpr_blockwise_shift_scale": 65}
+    # 64 convolutions, the classifier and four products of two layers keep their codes; floats are their adapters
+    # (a first matrix each, three second ones for attention), the sum of soft words' weights, and the colours' words.
+    assert image["functions"][0]["weights"] == {"constexpr_blockwise_shift_scale": 64 + 1 + 8, "plain": 2 * (4 + 6) + 2}
     assert [one["name"] for one in text["functions"]] == ["text_16", "text_32"]
     assert cli.main(["inspect", str(written.path), "--max-outside", "0"]) == 1
 
