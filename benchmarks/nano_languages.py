@@ -63,7 +63,7 @@ def measure_stamps(
     stamps = useful_stamps(fetch_stamps())[:: 20 if quick else 1]
     captions = [read_captions(path) | {"en": caption} for path, caption in stamps]
     pictures, others = (np.stack([model.embed_image(path) for path, _ in stamps]) for model in (english, multilingual))
-    known = np.stack([english.embed_text(caption) for _, caption in stamps])
+    known = np.stack([english.embed_text(caption, truncate=True) for _, caption in stamps])
     columns = ["language", "captions", "model", *(f"R@{k}" for k in KS), "median rank"]
     rows: list[list[object]] = []
     for language in languages(captions, LEAST_CAPTIONS // 20 if quick else LEAST_CAPTIONS):
@@ -75,8 +75,8 @@ def measure_stamps(
         words = [captions[place][language] for place in places]
         asked = {"English words, English encoder": known[places]}
         if language != "en":  # it would be the same again
-            asked["English encoder"] = np.stack([english.embed_text(text) for text in words])
-        asked["multilingual"] = np.stack([multilingual.embed_text(text) for text in words])
+            asked["English encoder"] = np.stack([english.embed_text(text, truncate=True) for text in words])
+        asked["multilingual"] = np.stack([multilingual.embed_text(text, truncate=True) for text in words])
         for name, queries in asked.items():
             found = ranks(queries, others if name == "multilingual" else pictures, places)
             rows.append([language, len(places), name, *(spread(found <= k) for k in KS), float(np.median(found))])
@@ -128,7 +128,7 @@ def measure_emoji(report: Report, english: Embedder, multilingual: Embedder, qui
         names = [emoji[place].labels[locale] for place in right]
         cells: list[object] = [locale]
         for model, names_known in zip(models, known, strict=True):
-            vectors = np.stack([model.embed_text(name) for name in names])
+            vectors = np.stack([model.embed_text(name, truncate=True) for name in names])
             cells += [
                 spread(ranks(vectors, names_known, right) <= 1),
                 float((vectors * names_known[right]).sum(1).mean()),
