@@ -42,7 +42,7 @@ SENTENCES = {
     "a cat": "chelsea.png",
     "a cup of coffee": "coffee.png",
     "a rocket launch": "rocket.jpg",
-    "a horse": "horse.png",
+    "the outline of a horse": "horse.png",
     "a printed page of text": "page.png",
     "a motorbike in a workshop": "motorcycle_left.png",
 }
