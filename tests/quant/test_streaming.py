@@ -121,8 +121,9 @@ def test_smoothing_of_o_shows_in_the_values_of_a_prefix(
     plain = StreamedModel(checkpoint, config).prefixes(PROMPTS[:1])[0]
     for (key, value), (plain_key, plain_value) in zip(smooth, plain, strict=True):
         torch.testing.assert_close(key, plain_key, atol=BOUND, rtol=0)
-        factors = plain_value / value
-        torch.testing.assert_close(factors, factors[:, :, :1].expand_as(factors), atol=1e-3, rtol=1e-3)
+        largest = value.abs().argmax(2, keepdim=True)  # what is near 0 has no ratio to speak of
+        factors = plain_value.gather(2, largest) / value.gather(2, largest)
+        torch.testing.assert_close(value * factors, plain_value, atol=BOUND, rtol=0)
         assert (factors - 1).abs().max() > 0.3
 
 
