@@ -10,9 +10,7 @@ weight that is best for it on each set, too. The photo of a query does not count
 
 from __future__ import annotations
 
-import argparse
 import sys
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +18,8 @@ from numpy.typing import NDArray
 from composed_sets import ComposedSet, real_queries, rendered_pairs
 from magicmm.embedder import Embedder
 from nano_quality import METRICS, fetch_stamps, hits, spread, useful_stamps
-from nano_vectors import bundles, photo_vectors, text_vectors
-from report import Report, parser
+from nano_vectors import bundle_parser, bundles, photo_vectors, text_vectors
+from report import Report
 
 Array = NDArray[np.float32]
 WEIGHTS = (0.5, 0.7, 1.0, 1.3, 1.6, 2.0)
@@ -32,7 +30,7 @@ GAIN = 0.08
 
 def main() -> int:
     """Run the benchmark."""
-    options = build_parser().parse_args()
+    options = bundle_parser(__doc__).parse_args()
     report = Report("nano_composed", options)
     models = bundles(options.bundle)
     stamps = [path for path, _ in useful_stamps(fetch_stamps())]
@@ -41,13 +39,6 @@ def main() -> int:
             measure(report, found, models)
     report.finish()
     return 0
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser."""
-    found = parser(__doc__)
-    found.add_argument("--bundle", type=Path, metavar="PATH", help="the model (default: the built-in one)")
-    return found
 
 
 def measure(report: Report, found: ComposedSet, models: dict[str, Embedder]) -> None:

@@ -14,7 +14,6 @@ first line of the stamp's text file. Settings were compared on it (docs/decision
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -28,9 +27,9 @@ from numpy.typing import NDArray
 
 from magicmm.embedder import Embedder
 from magicmm.quantise import quantise
-from nano_vectors import bundles, photo_vectors, text_vectors
+from nano_vectors import bundle_parser, bundles, photo_vectors, text_vectors
 from photo_sets import photo_set
-from report import ROOT, Report, parser, race
+from report import ROOT, Report, race
 
 STAMPS = ROOT / "build" / "tuxpaint"
 PACKAGE = "tuxpaint-stamps-default"
@@ -60,7 +59,7 @@ class Searches:
 
 def main() -> int:
     """Run the benchmark."""
-    options = build_parser().parse_args()
+    options = bundle_parser(__doc__).parse_args()
     report = Report("nano_quality", options)
     models = bundles(options.bundle)
     for searches in all_searches(20 if options.quick else None):
@@ -69,13 +68,6 @@ def main() -> int:
     measure_speed(report, stamp, models, rounds=2 if options.quick else 60)
     report.finish()
     return 0
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser."""
-    found = parser(__doc__)
-    found.add_argument("--bundle", type=Path, metavar="PATH", help="the model (default: the built-in one)")
-    return found
 
 
 def all_searches(most: int | None) -> list[Searches]:

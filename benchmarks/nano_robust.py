@@ -8,7 +8,6 @@ turns upright again shall have the vector of its upright copy.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +16,9 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 
 from nano_quality import METRICS, hits
-from nano_vectors import bundles, photo_vectors, text_vectors
+from nano_vectors import bundle_parser, bundles, photo_vectors, text_vectors
 from photo_sets import photo_set
-from report import CACHE, Report, parser
+from report import CACHE, Report
 
 SIDE = 768
 """Longer side in pixels of what is changed and written."""
@@ -31,7 +30,7 @@ TURNED = 6
 
 def main() -> int:
     """Run the benchmark."""
-    options = build_parser().parse_args()
+    options = bundle_parser(__doc__).parse_args()
     report = Report("nano_robust", options)
     name = "development" if options.quick else "held_out"
     photos = photo_set(name)
@@ -54,13 +53,6 @@ def main() -> int:
     report.goal("turned by EXIF", f"cosine {LEAST_COSINE}", f"{upright['nano']:.4f}", upright["nano"] >= LEAST_COSINE)
     report.finish()
     return 0
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser."""
-    found = parser(__doc__)
-    found.add_argument("--bundle", type=Path, metavar="PATH", help="the model (default: the built-in one)")
-    return found
 
 
 def written(label: str, name: str, photos: tuple[Path, ...]) -> list[Path]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,12 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from magicmm.embedder import Embedder
-from report import CACHE, ROOT
+from report import CACHE, ROOT, parser
 
 Array = NDArray[np.float32]
 BANK = ROOT / "build" / "nano-bank.magicmm"
 FLOAT = ROOT / "build" / "nano-fp32.magicmm"
 SEEDS = {seed: ROOT / "build" / f"nano-seed{seed}.magicmm" for seed in (1, 2)}
+
+
+def bundle_parser(summary: str | None) -> argparse.ArgumentParser:
+    """Return the parser of programs that judge the built-in model."""
+    found = parser(summary)
+    found.add_argument("--bundle", type=Path, metavar="PATH", help="the model (default: the built-in one)")
+    return found
 
 
 def bundles(shipped: Path | None) -> dict[str, Embedder]:
