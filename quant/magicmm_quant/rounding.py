@@ -52,31 +52,78 @@ def round_int4(weight: Floats, group: int, hessian: Hessian, damping: float = DA
 
 def round_int8(weight: Floats, hessian: Hessian, damping: float = DAMPING) -> Int8Weights:
     """Round to int8 so that the outputs change little; arguments and errors as `round_int4`."""
-    factors = _factors(hessian, weight, damping)
     plain = quantise_int8(weight)
-    codes = _feed_errors(weight, torch.from_numpy(plain.scales)[:, None], factors, LEVELS_8)
-    return Int8Weights(codes, plain.scales)
+    return Int8Weights(round_codes(weight, plain.scales, LEVELS_8, hessian, damping), plain.scales)
+
+
+def round_codes(
+    weight: Floats, scales: Floats, levels: int, hessian: Hessian, damping: float = DAMPING
+) -> NDArray[np.int8]:
+    """Return codes int8 [out, in] of given scales whose outputs change little.
+
+    Args:
+        weight: float32 [out, in].
+        scales: float32 [out], what a code is worth.
+        levels: Largest code, at most 127.
+        hessian: Of what the rows read.
+        damping: See `DAMPING`.
+
+    Raises:
+        MagicError: As `round_int8`.
+    """
+    factors = _factors(hessian, weight, damping)
+    return _feed_errors(weight, torch.from_numpy(scales)[:, None], factors, levels)
+
+
+@torch.inference_mode()
+def round_depthwise(
+    weight: Floats, scales: Floats, levels: int, hessians: Tensor, damping: float = DAMPING
+) -> NDArray[np.int8]:
+    """Return the same for rows that read inputs of their own, as those of depthwise convolutions do.
+
+    Args:
+        weight: float32 [out, in].
+        scales: float32 [out].
+        levels: As for `round_codes`.
+        hessians: [out, in, in], of what each row reads.
+        damping: See `DAMPING`.
+
+    Raises:
+        MagicError: As `round_int8`.
+    """
+    if hessians.shape != (*weight.shape, weight.shape[1]):
+        raise _invalid(f"The Hessians are {tuple(hessians.shape)}, the weights {weight.shape}.")
+    factors = _factor(hessians, damping)
+    values, steps = torch.from_numpy(weight).double(), torch.from_numpy(scales).double()
+    codes = torch.empty_like(values)
+    for place in range(weight.shape[1]):
+        codes[:, place] = (values[:, place] / steps).round().clamp(-levels, levels)
+        missed = values[:, place] - codes[:, place] * steps
+        values -= missed[:, None] * factors[:, place]  # what was rounded before has no share in this row
+    return codes.to(torch.int8).numpy()
 
 
 def _factors(hessian: Hessian, weight: Floats, damping: float) -> list[Tensor]:
-    """Return, for each block, the upper Cholesky factor U of its inverse (U^T U), rows divided by their diagonal."""
+    """Return `_factor` of each block."""
     inputs = sum(len(block) for block in hessian.blocks)
     if inputs != weight.shape[1]:
         raise _invalid(f"The Hessian has {inputs} inputs, the weights {weight.shape[1]}.")
-    factors = []
-    for block in hessian.blocks:
-        if not bool(torch.isfinite(block).all()):
-            raise _invalid("The Hessian holds NaN or infinity.")
-        diagonal = block.diagonal()
-        # Blocks whose inputs were never anything but zero carry no errors on.
-        share = damping * float(diagonal.mean()) or 1.0
-        damped = block.double() + share * torch.eye(len(block), dtype=torch.float64)
-        lower, failed = torch.linalg.cholesky_ex(damped)
-        if failed:
-            raise _invalid("The Hessian cannot be factored, for it is not positive.")
-        upper = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
-        factors.append((upper / upper.diagonal()[:, None]).float())
-    return factors
+    return [_factor(block, damping).float() for block in hessian.blocks]
+
+
+def _factor(hessians: Tensor, damping: float) -> Tensor:
+    """Return the upper Cholesky factor U of the inverse (U^T U), rows divided by their diagonal: [..., in, in]."""
+    if not bool(torch.isfinite(hessians).all()):
+        raise _invalid("The Hessian holds NaN or infinity.")
+    share = damping * hessians.diagonal(dim1=-2, dim2=-1).mean(-1).double()
+    # Inputs that were never anything but zero carry no errors on.
+    share = torch.where(share == 0, 1.0, share)[..., None, None]
+    damped = hessians.double() + share * torch.eye(hessians.shape[-1], dtype=torch.float64)
+    lower, failed = torch.linalg.cholesky_ex(damped)
+    if bool(failed.any()):
+        raise _invalid("The Hessian cannot be factored, for it is not positive.")
+    upper = torch.linalg.cholesky(torch.cholesky_inverse(lower), upper=True)
+    return upper / upper.diagonal(dim1=-2, dim2=-1)[..., None]
 
 
 @torch.inference_mode()

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from magicmm import ErrorCode, MagicError
 from magicmm_quant.calibration import Hessian
-from magicmm_quant.rounding import round_int4, round_int8
+from magicmm_quant.rounding import round_codes, round_depthwise, round_int4, round_int8
 from magicmm_quant.schemes import Int4Weights, Int8Weights, dequantise, quantise_int4, quantise_int8
 
 Floats = NDArray[np.float32]
@@ -139,3 +139,38 @@ def test_a_hessian_is_the_sum_of_outer_products_of_its_blocks() -> None:
     full = rows.T @ rows
     np.testing.assert_allclose(hessian.blocks[1].numpy(), full[64:, 64:], rtol=1e-4, atol=1e-3)
     np.testing.assert_allclose(hessian.mean_square(), np.square(rows).mean(axis=0), rtol=1e-4)
+
+
+def test_codes_of_given_scales_stay_within_their_levels_and_miss_less() -> None:
+    rows, weight = correlated(400, 96), matrix(20, 96)
+    scales = (np.abs(weight).max(1) / 20).astype(np.float32)
+    codes = round_codes(weight, scales, 16, hessian_of(rows))  # what is large does not fit
+    assert np.abs(codes.astype(int)).max() == 16
+    nearest = np.clip(np.rint(weight / scales[:, None]), -16, 16)
+    missed, plain = (np.square(rows @ (found * scales[:, None] - weight).T).sum() for found in (codes, nearest))
+    assert missed <= 0.7 * plain
+
+
+def test_rows_with_inputs_of_their_own_are_rounded_like_a_matrix_each() -> None:
+    weight = matrix(30, 25)
+    scales = (np.abs(weight).max(1) / 64).astype(np.float32)
+    inputs = [torch.from_numpy(correlated(100, 25) * np.float32(1 + place)) for place in range(30)]
+    together = round_depthwise(weight, scales, 64, torch.stack([rows.T @ rows for rows in inputs]))
+    assert together.dtype == np.int8
+    for place, rows in enumerate(inputs):
+        alone = round_codes(weight[[place]], scales[[place]], 64, hessian_of(rows.numpy()))
+        assert np.array_equal(together[[place]], alone)
+
+
+def test_rows_that_read_nothing_are_rounded_to_the_nearest_code() -> None:
+    weight = matrix(4, 9)
+    scales = (np.abs(weight).max(1) / 64).astype(np.float32)
+    codes = round_depthwise(weight, scales, 64, torch.zeros(4, 9, 9))
+    assert np.array_equal(codes, np.rint(weight / scales[:, None]))
+
+
+@pytest.mark.parametrize("hessians", [torch.zeros(4, 9), torch.zeros(3, 9, 9), torch.full((4, 9, 9), torch.nan)])
+def test_hessians_that_do_not_fit_are_refused(hessians: torch.Tensor) -> None:
+    with pytest.raises(MagicError) as caught:
+        round_depthwise(matrix(4, 9), np.ones(4, np.float32), 64, hessians)
+    assert caught.value.code is ErrorCode.ARGUMENT_INVALID

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from magicmm_export.nano.image import image_graph
 from magicmm_export.nano.linear import Precision
 from magicmm_export.nano.minilm import BLOCK_INPUTS, text_graph
 from magicmm_export.nano.oracle import read_state
-from magicmm_export.nano.quantise import Observation, observe
+from magicmm_export.nano.quantise import Calibration, observe
 from magicmm_export.nano.run import TextEncoder, open_model
 from magicmm_export.nano.student import Student, composed_graph
 from magicmm_export.nano.verify import (
@@ -128,7 +128,7 @@ def build_graphs(
 
 
 def _graphs(
-    network: Network, bank: Bank, text: ModelProto, student: Student | None, seen: Mapping[str, Observation] | None
+    network: Network, bank: Bank, text: ModelProto, student: Student | None, seen: Calibration | None
 ) -> Graphs:
     composed = None if student is None else composed_graph(student)
     return Graphs(image_graph(network, bank, seen, student), text, composed)

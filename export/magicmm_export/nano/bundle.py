@@ -24,7 +24,8 @@ TEXT_WEIGHT = 1.1
 """Of the words in a query of photo and words, beside what the composed graph says; chosen on development sets."""
 SCHEMES = {
     "int8": {
-        "image": "convolutions: 7-bit weights per output channel, static uint8 activations; classifier: 8-bit, per row",
+        "image": "convolutions: 7-bit weights per output channel, calibrated rounding, static uint8 activations; "
+        "classifier: 8-bit, per row",
         "text": "8-bit weights per output channel, uint8 activations per row, int8 token rows",
     },
     "fp32": {"image": "float32", "text": "float32"},

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from onnx import ModelProto, TensorProto
 
 from magicmm_export.graph import GraphWriter
@@ -12,7 +10,7 @@ from magicmm_export.nano.concepts import VIEWS, Bank, Logits, add_bank, add_logi
 from magicmm_export.nano.efficientnet import Network, float_backbone
 from magicmm_export.nano.linear import Precision
 from magicmm_export.nano.normalise import unit_length
-from magicmm_export.nano.quantise import Observation, int8_backbone
+from magicmm_export.nano.quantise import Calibration, int8_backbone
 from magicmm_export.nano.student import Student, add_photo, add_soft_words, add_visual, read_views
 
 SIDE = 256
@@ -22,9 +20,7 @@ BANK_GRAPH, IMAGE_GRAPH = "local-conse", "magic-image"
 """Names of the graph of the concept bank alone, and of that with a student."""
 
 
-def image_graph(
-    network: Network, bank: Bank, seen: Mapping[str, Observation] | None, student: Student | None = None
-) -> ModelProto:
+def image_graph(network: Network, bank: Bank, seen: Calibration | None, student: Student | None = None) -> ModelProto:
     """Return the model `pixels` uint8 [2 n, 256, 256, 3] -> `vector` float32 [n, 384].
 
     With a student there is a second output, `visual` float32 [n, v, 384]: what `composed_graph` reads.
@@ -32,7 +28,7 @@ def image_graph(
     Args:
         network: The convolutions and the classifier.
         bank: The concept bank.
-        seen: What calibration saw of the backbone's values: the graph is int8. None: it is float32.
+        seen: What calibration saw of the backbone: the graph is int8. None: it is float32.
         student: What reads soft words; None = the concept bank alone says the vector.
     """
     graph = GraphWriter(BANK_GRAPH if student is None else IMAGE_GRAPH, is_terse=student is not None)

@@ -26,12 +26,17 @@ class Precision(str, Enum):
     INT8 = "int8"
 
 
-def quantise_rows(weight: Array, steps: int = 127, least_scale: Array | float = 1e-30) -> tuple[Array, Array]:
+def quantise_rows(weight: Array, steps: int = 127) -> tuple[Array, Array]:
     """Return int8 codes in -steps..steps and float32 scales, one scale for each slice along axis 0."""
-    flat = weight.reshape(len(weight), -1)
-    scale = np.maximum(np.abs(flat).max(1) / np.float32(steps), least_scale)
-    codes = np.rint(flat / scale[:, None]).clip(-steps, steps).astype(np.int8)
-    return codes.reshape(weight.shape), scale.astype(np.float32)
+    scale = row_scales(weight, steps)
+    codes = np.rint(weight.reshape(len(weight), -1) / scale[:, None]).clip(-steps, steps).astype(np.int8)
+    return codes.reshape(weight.shape), scale
+
+
+def row_scales(weight: Array, steps: int, least: Array | float = 1e-30) -> Array:
+    """Return what a code is worth, float32, for each slice along axis 0; the largest number has the code `steps`."""
+    found: Array = np.maximum(np.abs(weight).reshape(len(weight), -1).max(1) / np.float32(steps), least)
+    return found.astype(np.float32)
 
 
 def float_linear(graph: GraphWriter, rows: str, weight: Array, bias: Array, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Static int8 for the convolutions: grids and channel means measured on pictures, a weight scale per output channel."""
+"""Static int8 for the convolutions: grids and rounding by what pictures show, a weight scale per output channel."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from onnx import ModelProto
 
 from magicmm_export.graph import CONTRIB, Array, GraphWriter
 from magicmm_export.nano.efficientnet import NORMALISED, Conv, Network
-from magicmm_export.nano.linear import quantise_rows
+from magicmm_export.nano.linear import row_scales
+from magicmm_export.nano.rounding import ConvInputs
 from magicmm_export.nano.run import open_model
 
 
@@ -28,11 +29,10 @@ class Grid:
 
 @dataclass(frozen=True)
 class Observation:
-    """What calibration saw of one value: its extremes, and the mean of each channel."""
+    """The extremes that calibration saw of one value."""
 
     low: float
     high: float
-    means: Array
 
     @property
     def grid(self) -> Grid:
@@ -43,6 +43,19 @@ class Observation:
         return Grid(scale, round(-low / scale))
 
 
+@dataclass(frozen=True)
+class Calibration:
+    """What was seen of the backbone.
+
+    Attributes:
+        values: By the names of the values.
+        inputs: What each convolution read, by its name.
+    """
+
+    values: Mapping[str, Observation]
+    inputs: Mapping[str, ConvInputs]
+
+
 # Weights fill -64..64, not -127..127: x86 processors without VNNI add pairs of products in 16 bits, and only
 # 2 * 255 * 64 is sure to fit. The price and the alternatives are in docs/decisions/0003-nano-graphs.md.
 WEIGHT_STEPS = 64
@@ -50,52 +63,64 @@ WEIGHT_STEPS = 64
 PIXELS = Grid(1 / 128, 127)
 
 
-def observe(model: ModelProto, network: Network, batches: Iterable[Array]) -> dict[str, Observation]:
-    """Run the float model on `pixels` batches and return what each value of the backbone was like."""
+def observe(model: ModelProto, network: Network, batches: Iterable[Array]) -> Calibration:
+    """Run the float model on `pixels` batches and return what the values of the backbone were like."""
     names = [NORMALISED]
     for conv in network.convs:
         names += [f"{conv.name}.conv", conv.name] if conv.residual else [conv.name]
     session = open_model(model, names)
-    seen: dict[str, list[Observation]] = {name: [] for name in names}
+    extremes: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    inputs = {conv.name: ConvInputs() for conv in network.convs}
     for batch in batches:
-        for name, value in zip(names, session.run(names, {"pixels": batch}), strict=True):
-            seen[name].append(Observation(float(value.min()), float(value.max()), value.mean((0, 2, 3))))
-    return {name: _summary(observations) for name, observations in seen.items()}
+        values = dict(zip(names, session.run(names, {"pixels": batch}), strict=True))
+        for name, value in values.items():
+            extremes[name].append((float(value.min()), float(value.max())))
+        entry = NORMALISED
+        for conv in network.convs:
+            inputs[conv.name].add(conv, values[entry])
+            entry = conv.name
+    lows_and_highs = {name: zip(*pairs, strict=True) for name, pairs in extremes.items()}
+    seen = {name: Observation(min(lows), max(highs)) for name, (lows, highs) in lows_and_highs.items()}
+    return Calibration(seen, inputs)
 
 
-def int8_backbone(graph: GraphWriter, network: Network, pictures: str, seen: Mapping[str, Observation]) -> str:
+def int8_backbone(graph: GraphWriter, network: Network, pictures: str, seen: Calibration) -> str:
     """Add the network on uint8 codes; return the float map [n, 1280, 8, 8]."""
-    entry, entry_grid, entry_means = pictures, PIXELS, seen[NORMALISED].means
+    entry, entry_grid = pictures, PIXELS
     for conv in network.convs:
-        grid = seen[conv.name].grid
+        grid = seen.values[conv.name].grid
         conv_name = f"{conv.name}.conv" if conv.residual else conv.name
-        conv_grid = seen[conv_name].grid
+        conv_grid = seen.values[conv_name].grid
         value = graph.node(
             "QLinearConv",
             entry,
             *entry_grid.store(graph),
-            *_store_weight(graph, conv, entry_grid, entry_means, conv_grid),
+            *_store_weight(graph, conv, entry_grid, seen.inputs[conv.name], conv_grid),
             name=conv_name,
             strides=[conv.stride] * 2,
             pads=list(conv.pads),
             group=conv.groups,
         )
         if conv.residual:
-            grids = [*conv_grid.store(graph), conv.residual, *seen[conv.residual].grid.store(graph), *grid.store(graph)]
+            other = seen.values[conv.residual].grid
+            grids = [*conv_grid.store(graph), conv.residual, *other.store(graph), *grid.store(graph)]
             value = graph.node("QLinearAdd", value, *grids, name=conv.name, domain=CONTRIB)
-        entry, entry_grid, entry_means = value, grid, seen[conv.name].means
+        entry, entry_grid = value, grid
     return graph.node("DequantizeLinear", entry, *entry_grid.store(graph))
 
 
-def _store_weight(graph: GraphWriter, conv: Conv, entry: Grid, means: Array, result: Grid) -> tuple[str, ...]:
+def _store_weight(graph: GraphWriter, conv: Conv, entry: Grid, read: ConvInputs, result: Grid) -> tuple[str, ...]:
     """Store what `QLinearConv` reads after its input: weight, scale and zero points, the result's grid, the bias.
 
     ReLU6 needs no node: the grid of its result starts at 0 and ends at 6 or below, so saturation clips.
     """
     # The bias is an int32 multiple of both scales: a channel with hardly any weight must not make it overflow.
     least_scale = np.abs(conv.bias) / np.float32(entry.scale * 2**30)
-    codes, scale = quantise_rows(conv.weight, WEIGHT_STEPS, least_scale)
-    bias = conv.bias + _mean_error(conv, codes * scale[:, None, None, None], means)
+    scale = row_scales(conv.weight, WEIGHT_STEPS, least_scale)
+    codes = read.round(conv, scale, WEIGHT_STEPS)
+    # What rounding the weights takes from the mean of each output channel.
+    lost = (conv.weight - codes * scale[:, None, None, None]).reshape(len(codes), -1)
+    bias = conv.bias + (lost * read.means).sum(1)
     return (
         graph.constant(f"{conv.name}.weight", codes),
         graph.constant(f"{conv.name}.scale", scale),
@@ -103,15 +128,3 @@ def _store_weight(graph: GraphWriter, conv: Conv, entry: Grid, means: Array, res
         *result.store(graph),
         graph.constant(f"{conv.name}.bias", np.rint(bias / (scale * np.float32(entry.scale))).astype(np.int32)),
     )
-
-
-def _mean_error(conv: Conv, rounded: Array, means: Array) -> Array:
-    """Return what rounding the weights takes from the mean of each output channel, for inputs of these means."""
-    lost = (conv.weight - rounded).sum((2, 3))
-    error: Array = lost[:, 0] * means if conv.groups > 1 else lost @ means
-    return error
-
-
-def _summary(seen: list[Observation]) -> Observation:
-    means = np.mean([observation.means for observation in seen], axis=0)
-    return Observation(min(one.low for one in seen), max(one.high for one in seen), means)
