@@ -167,7 +167,8 @@ def searches(facts: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "at least a half": plain | {"min_score": 0.5},
         **{name: plain | {"where": where} for name, where in wheres.items()},
         **{words: plain | {"words": words} for words in _WORDS},
-        "words that say something, and a filter": plain | {"words": _WORDS[0], "k": 3, "where": wheres["under a folder"]},
+        "words that say something, and a filter": plain
+        | {"words": _WORDS[0], "k": 3, "where": wheres["under a folder"]},
         "words that say something, at least a half": plain | {"words": _WORDS[1], "min_score": 0.5},
         "words that say nothing of time and place": plain | {"words": "a red dog"},
     }

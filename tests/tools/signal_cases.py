@@ -14,12 +14,42 @@ from magicmm.places import place_table
 from magicmm.records import ExifColumns
 from magicmm.signals import Condition, Near, judge, read_signals
 
+Facts = tuple[float | None, float | None, float | None]
+"""What EXIF says of a photo: moment, latitude, longitude."""
+
 _BERLIN, _SYDNEY, _PARIS, _NOWHERE = (52.52, 13.4), (-33.87, 151.2), (48.86, 2.35), (None, None)
-_DAYTIMES = "night midnight noon midday dawn dusk sunrise sunset".split()
-_HOURS = "night morning afternoon evening".split()
-_SEASONS = "spring summer autumn fall winter".split()
-_MONTHS = "january february march april may june july august september october november december".split()
-_PLACES = "Paris|New York|Sydney|Tuvalu|Italy|Spain|Andorra|USA|England|Russia|Australia|Congo|Fiji".split("|")
+_DAYTIMES = ["night", "midnight", "noon", "midday", "dawn", "dusk", "sunrise", "sunset"]
+_HOURS = ["night", "morning", "afternoon", "evening"]
+_SEASONS = ["spring", "summer", "autumn", "fall", "winter"]
+_MONTHS = [
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
+]
+_PLACES = [
+    "Paris",
+    "New York",
+    "Sydney",
+    "Tuvalu",
+    "Italy",
+    "Spain",
+    "Andorra",
+    "USA",
+    "England",
+    "Russia",
+    "Australia",
+    "Congo",
+    "Fiji",
+]
 _TEXTS = [
     "a street at night",
     "Breakfast in the early morning",
@@ -105,10 +135,14 @@ def _facts(condition: Condition) -> dict[str, Any]:
 
 
 def _judgements() -> list[dict[str, Any]]:
-    hours = [(_clock(2020, 5, 1, hour), *_NOWHERE) for hour in range(24)]
-    edges = [(_clock(2020, 5, 1, hour) + offset, *_NOWHERE) for hour in (5, 21, 23) for offset in (-0.25, 0.25)]
-    year = [(_clock(2021, month, 1), *place) for month in range(1, 13) for place in (_NOWHERE, _BERLIN, _SYDNEY)]
-    turns = [
+    hours: list[Facts] = [(_clock(2020, 5, 1, hour), *_NOWHERE) for hour in range(24)]
+    edges: list[Facts] = [
+        (_clock(2020, 5, 1, hour) + offset, *_NOWHERE) for hour in (5, 21, 23) for offset in (-0.25, 0.25)
+    ]
+    year: list[Facts] = [
+        (_clock(2021, month, 1), *place) for month in range(1, 13) for place in (_NOWHERE, _BERLIN, _SYDNEY)
+    ]
+    turns: list[Facts] = [
         (_clock(2019, 12, 31, 23, 59, 59), *_NOWHERE),
         (_clock(2020, 1, 1), *_NOWHERE),
         (_clock(1960, 12, 5), *_NOWHERE),
@@ -122,7 +156,7 @@ def _judgements() -> list[dict[str, Any]]:
         (None, *_NOWHERE),
     ]
     around = _around_cities()
-    asked: dict[str, list[tuple[float | None, ...]]] = {
+    asked: dict[str, list[Facts]] = {
         **{f"at {word}": hours + edges + turns for word in ("night", "midnight", "noon", "sunset")},
         **{f"in the {word}": hours + edges for word in ("morning", "afternoon", "evening")},
         **{f"in {word}": year + turns for word in _SEASONS},
@@ -150,13 +184,13 @@ def _judgements() -> list[dict[str, Any]]:
     ]
 
 
-def _judged(text: str, photos: list[tuple[float | None, ...]]) -> dict[str, list[float | None]]:
+def _judged(text: str, photos: list[Facts]) -> dict[str, list[float | None]]:
     columns = ExifColumns(np.arange(len(photos)), *np.array(photos, np.float64).T)
     found = judge(read_signals(text), columns)
     return {kind: [None if np.isnan(value) else float(value) for value in values] for kind, values in found.items()}
 
 
-def _around_cities() -> list[tuple[float | None, ...]]:
+def _around_cities() -> list[Facts]:
     """Return places around a fifth of the cities, nearer and farther, and those that the names ask for."""
     cities = json.loads((resources.files("magicmm") / "places.json").read_text("utf-8"))["cities"]
     special = [(41.9, 12.5), (43.73, 7.42), (42.5, 1.52), (41.39, 2.17), (-8.5, 179.2), (-8.5, -179.95), (90.0, 0.0)]

@@ -48,7 +48,7 @@ private val SEASON_PATTERN = Regex("\\b(?:$IN($SEASONS)|($SEASONS)(?= (?:of )?$Y
 private val MONTH_PATTERN = Regex("\\b(?:$IN($MONTHS)|($MONTHS)(?=,? (?:of )?$YEAR\\b)|($PLAIN_MONTHS))\\b")
 private val YEAR_PATTERN = Regex("\\b(?:$IN|(?:$MONTHS|$SEASONS|$FEASTS),? (?:of )?)($YEAR)\\b")
 private val PLACE_PATTERN = Regex("\\b(?:in|near|from|at|around|outside) (?:the )?(?=\\w)")
-private val NAME_WORD = Regex("[\\w.'-]+")
+private val NAME_WORD = Regex("[\\w.'\\-]+")
 
 /** As many words as the longest name has. */
 private const val PLACE_WORDS = 7
