@@ -41,7 +41,7 @@ configure<com.android.build.api.dsl.ApplicationExtension> {
     sourceSets.getByName("main") {
         for (module in listOf("core", "ort", "android")) kotlin.srcDir("../sdk/kotlin/$module/src/main/kotlin")
         assets.srcDir("../sdk/python/magicmm/bundles")
-        resources.srcDir(layout.buildDirectory.dir("places"))
+        resources.srcDir(layout.buildDirectory.dir("places").get().asFile)
     }
     // Weights are read by path, after they were copied; compressing them would only cost time.
     androidResources.noCompress += listOf("onnx", "data", "json")
