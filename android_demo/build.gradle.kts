@@ -20,6 +20,13 @@ buildscript {
 apply(plugin = "com.android.application")
 apply(plugin = "org.jetbrains.kotlin.android")
 
+// The table of places, where Maven packages it, too.
+val places =
+    tasks.register<Sync>("places") {
+        from("../sdk/python/magicmm/places.json")
+        into(layout.buildDirectory.dir("places/magicmm"))
+    }
+
 configure<com.android.build.api.dsl.ApplicationExtension> {
     namespace = "dev.magicmm.demo"
     compileSdk = 35
@@ -34,6 +41,7 @@ configure<com.android.build.api.dsl.ApplicationExtension> {
     sourceSets.getByName("main") {
         for (module in listOf("core", "ort", "android")) kotlin.srcDir("../sdk/kotlin/$module/src/main/kotlin")
         assets.srcDir("../sdk/python/magicmm/bundles")
+        resources.srcDir(layout.buildDirectory.dir("places").get().asFile)
     }
     // Weights are read by path, after they were copied; compressing them would only cost time.
     androidResources.noCompress += listOf("onnx", "data", "json")
@@ -42,6 +50,8 @@ configure<com.android.build.api.dsl.ApplicationExtension> {
         targetCompatibility = JavaVersion.VERSION_11
     }
 }
+
+tasks.matching { it.name == "preBuild" }.configureEach { dependsOn(places) }
 
 tasks.withType<org.jetbrains.kotlin.gradle.tasks.KotlinCompile>().configureEach {
     compilerOptions {

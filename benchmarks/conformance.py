@@ -48,6 +48,7 @@ WHAT = {
     "packed.json": "graphs with packed weights",
     "bundle.json": "bundles, whole and broken",
     "errors.json": "codes and reasons",
+    "signals.json": "words of time and place, and what EXIF says to that",
     "search.json": "searches: ties and filters (Kotlin: with 1 and 2 threads)",
     "index_v1.json": "a committed index (Kotlin: with its scan file and without)",
 }

@@ -18,6 +18,8 @@ SOURCE = ROOT / "sdk" / "kotlin"
 BUILDS = ROOT / "build" / "kotlin"
 _MODULES = ("core", "ort", "jvm", "conformance")
 """What the runner is made of."""
+_PLACES = ROOT / "sdk" / "python" / "magicmm" / "places.json"
+"""The table that is packaged with it."""
 MAIN = "dev.magicmm.conformance.MainKt"
 _SECONDS = 1500
 _SAID = 2000
@@ -94,6 +96,7 @@ def _digest(with_tests: bool = False) -> str:
     """Return what identifies the source: names and bytes of all that Maven reads."""
     found = hashlib.sha256()
     ignored = {"target"} if with_tests else {"target", "test"}
+    found.update(_PLACES.read_bytes())
     for path in sorted([SOURCE / "pom.xml", *(path for name in _MODULES for path in (SOURCE / name).rglob("*"))]):
         parts = path.relative_to(SOURCE).parts
         if path.is_file() and path.suffix in (".kt", ".xml") and ignored.isdisjoint(parts):

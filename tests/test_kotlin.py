@@ -26,7 +26,16 @@ from tools import embed_queries, image_cases, text_cases
 from tools.embed_queries import Queries
 from tools.generate_vectors import VECTORS
 
-EXACT = ("tokenizer.json", "resize.json", "views.json", "tiling.json", "quantise.json", "packed.json", "bundle.json")
+EXACT = (
+    "tokenizer.json",
+    "resize.json",
+    "views.json",
+    "tiling.json",
+    "quantise.json",
+    "packed.json",
+    "bundle.json",
+    "signals.json",
+)
 LEAST_COSINE = 0.99999
 Json = dict[str, Any]
 

@@ -123,7 +123,7 @@ class PixelSums(Embedder):
         if image is not None:
             return self.embed_pixels([self.prepare(image)])[0]
         assert text is not None
-        return self._sums(np.full((20, 20, 3), [int(part) for part in text.split()], np.uint8))
+        return self._sums(np.full((20, 20, 3), [int(part) for part in text.split()[:3]], np.uint8))
 
     def _sums(self, rgb: Any) -> Any:
         height, width = rgb.shape[:2]
@@ -168,9 +168,16 @@ def python_sync(
 
 
 def rows_in(results: Results) -> dict[str, Any]:
-    rows = [[m.id, m.uri, m.score, m.taken, m.width, m.height] for m in results.matches]
-    sure = {"confidence": results.confidence, "is_doubtful": results.is_doubtful}
-    return {"matches": rows, "searched": results.searched, "taught": list(results.taught), **sure}
+    rows = [[m.id, m.uri, m.score, m.taken, m.width, m.height, dict(m.signals)] for m in results.matches]
+    return {
+        "matches": rows,
+        "searched": results.searched,
+        "taught": list(results.taught),
+        "confidence": results.confidence,
+        "is_doubtful": results.is_doubtful,
+        "signals": [[signal.kind, signal.words] for signal in results.signals],
+        "signal_weight": results.signal_weight and pytest.approx(results.signal_weight, rel=1e-9),
+    }
 
 
 @pytest.fixture
@@ -501,6 +508,43 @@ def test_filters_by_date_and_folder_are_equal(kotlin: Kotlin, photos: Path, tmp_
             assert kotlin.run("search", index, text="255 0 0", k=100, where=asked) == rows_in(found), asked
             sizes.add(found.searched)
     assert len(sizes) > 4
+
+
+@pytest.mark.parametrize("scan_file", ["kept", "gone"])
+def test_signals_lift_the_same_photos(kotlin: Kotlin, photos: Path, tmp_path: Path, scan_file: str) -> None:
+    index = tmp_path / "i.db"
+    for number in range(12):  # ties
+        shutil.copy(photos / "0009.png", photos / f"tie-{number}.png")
+    python_sync(index, photos)
+    cities = [(48.86, 2.35), (-33.87, 151.2), (52.52, 13.4), None]
+    with closing(sqlite3.connect(index)) as database:
+        for (photo_id,) in database.execute("SELECT id FROM photo").fetchall():
+            taken = None if photo_id % 5 == 0 else 1.5e9 + photo_id * 1e6 + photo_id % 7 * 10_000
+            place = cities[photo_id % 4] or (None, None)
+            facts = (taken, *place, photo_id)
+            database.execute("UPDATE photo SET taken = ?, latitude = ?, longitude = ? WHERE id = ?", facts)
+        database.commit()
+    if scan_file == "gone":
+        scan_path(index).unlink()
+    words = ["at night", "in winter", "in winter in paris", "in berlin or in paris at noon", "in may 2018, in france"]
+    lifted = set()
+    with Gallery.open(index, pixel_sums()) as gallery:
+        for options in FILTERS:
+            asked = {"k": 20, **options}
+            where = filter_of(asked["where"]) if "where" in asked else None
+            given = {"k": asked["k"], "min_score": asked.get("min_score"), "where": where}
+            for text in (f"{colour} {some}" for colour in COLOURS for some in words):
+                found = gallery.search(text, **given)
+                assert kotlin.run("search", index, text=text, **asked) == rows_in(found), (text, options)
+                plainly = gallery.search(text, **given, signals=False)
+                assert kotlin.run("search", index, text=text, signals=False, **asked) == rows_in(plainly)
+                lifted.add(found.matches != plainly.matches)
+        gallery.teach("Momo", [photos / "0001.png"])
+        for some in words:
+            found = gallery.search(f"Momo {COLOURS[0]} {some}")
+            assert found.taught
+            assert kotlin.run("search", index, text=f"Momo {COLOURS[0]} {some}", k=20) == rows_in(found), some
+    assert lifted == {True, False}
 
 
 # -- errors ------------------------------------------------------------------------------------------------------

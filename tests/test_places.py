@@ -71,6 +71,6 @@ def test_no_photos_and_many_photos() -> None:
 
 def test_points_lie_on_the_sphere() -> None:
     points = sphere_points(np.array([0.0, 90.0, -33.0]), np.array([0.0, 0.0, 151.0]))
-    assert points.dtype == np.float32
+    assert points.dtype == np.float64
     assert np.allclose(np.linalg.norm(points, axis=1), 1)
     assert np.allclose(points[:2], [[1, 0, 0], [0, 0, 1]], atol=1e-6)

@@ -57,6 +57,10 @@ def said(text: str) -> list[tuple[str, str]]:
         ("in Côte d'Ivoire", [("place", "in cote d'ivoire")]),
         ("in Rome and in Paris", [("place", "in rome"), ("place", "in paris")]),
         ("DOGS IN BERLIN.", [("place", "in berlin")]),
+        (
+            "in South Georgia and the South Sandwich Islands",
+            [("place", "in south georgia and the south sandwich islands")],
+        ),
     ],
 )
 def test_words_fire(text: str, expected: list[tuple[str, str]]) -> None:
@@ -79,6 +83,7 @@ def test_words_fire(text: str, expected: list[tuple[str, str]]) -> None:
         "a player in jersey",
         "Peugeot 2008",
         "the number 2019",
+        "in \u0662\u0660\u0661\u0669",
         "in parisian style",
         "a morning glory",
         "",

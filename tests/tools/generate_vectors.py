@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import magicmm
 from magicmm.errors import ErrorCode, SkipReason
-from tools import bundle_cases, image_cases, index_cases, number_cases, packed_cases, text_cases
+from tools import bundle_cases, image_cases, index_cases, number_cases, packed_cases, signal_cases, text_cases
 
 VECTORS = Path(__file__).parents[1] / "vectors"
 _COMMAND = "python tests/tools/generate_vectors.py"
@@ -73,6 +73,7 @@ def build() -> dict[str, bytes]:
         "errors.json": errors(),
         "api.json": api(),
         "tokenizer.json": text_cases.texts(),
+        "signals.json": signal_cases.signals(),
     }
     files = {name: _encode({"cases": rows}) for name, rows in cases.items()}
     files["tiny_tokenizer.json"] = text_cases.tiny_tokenizer()

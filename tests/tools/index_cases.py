@@ -19,13 +19,23 @@ from PIL import Image
 
 from magicmm import Changes, Filter, Gallery, GeoBox, PhotoFile, PhotoRef, PhotoSkipped, SkipReason
 from magicmm.index import Index
+from magicmm.ranking import ranked_by_signals
 from magicmm.records import Stamp
+from magicmm.results import Results
 from magicmm.scan import ScanMatrix
+from magicmm.signals import read_signals
 from magicmm.topk import Query
 from tiny_bundles import COLOURS, dual_bundle
 
 URI = "file:///photos/"
 _SECOND = 10**9
+_WORDS = (
+    "a beach at noon in summer 2012",
+    "in June, winter 2018",
+    "in the Arctic or in Chad in the afternoon",
+    "at night in the fall of 1999, in Paris",
+)
+"""Of time and place, beside a vector."""
 _TABLES = {
     "model": "id, fingerprint, name, dim, is_active",
     "source": "uri",
@@ -156,6 +166,11 @@ def searches(facts: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "the best two": plain | {"k": 2},
         "at least a half": plain | {"min_score": 0.5},
         **{name: plain | {"where": where} for name, where in wheres.items()},
+        **{words: plain | {"words": words} for words in _WORDS},
+        "words that say something, and a filter": plain
+        | {"words": _WORDS[0], "k": 3, "where": wheres["under a folder"]},
+        "words that say something, at least a half": plain | {"words": _WORDS[1], "min_score": 0.5},
+        "words that say nothing of time and place": plain | {"words": "a red dog"},
     }
 
 
@@ -166,9 +181,23 @@ def run_search(path: Path, given: dict[str, Any]) -> dict[str, Any]:
         model = index.active_model()
         assert model is not None
         selected = index.select_ids(filter_of(given["where"])) if given["where"] else None
-        (scores, ids), searched = ScanMatrix.load(index, model).search(query, selected)
+        matrix = ScanMatrix.load(index, model)
+        if fired := read_signals(given.get("words", "")):
+            return _facts(ranked_by_signals(index, matrix, query, selected, fired, index.exif_columns()))
+        (scores, ids), searched = matrix.search(query, selected)
         uris = [match.uri for match in index.matches(ids.tolist(), scores.tolist())]
     return {"ids": ids.tolist(), "scores": [float(score) for score in scores], "uris": uris, "searched": searched}
+
+
+def _facts(results: Results) -> dict[str, Any]:
+    return {
+        "ids": [match.id for match in results.matches],
+        "scores": [match.score for match in results.matches],
+        "uris": [match.uri for match in results.matches],
+        "searched": results.searched,
+        "signals": [[signal.kind, signal.words] for signal in results.signals],
+        "told": [dict(match.signals) for match in results.matches],
+    }
 
 
 def filter_of(where: dict[str, Any]) -> Filter:

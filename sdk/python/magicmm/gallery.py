@@ -8,8 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from magicmm.concept_rows import ConceptRows, describe
 from magicmm.confidence import confidence
 from magicmm.duplicates import look_alikes
@@ -19,11 +17,11 @@ from magicmm.filters import Filter
 from magicmm.index import Index
 from magicmm.maintenance import Maintenance, model_mismatch
 from magicmm.quantise import quantise
-from magicmm.ranking import ranked_with_bonus
+from magicmm.ranking import ranked_by_signals
 from magicmm.records import Model
 from magicmm.results import DuplicateGroup, Plan, Progress, Results, Status
 from magicmm.scan import ScanMatrix, scan_path
-from magicmm.signals import STRENGTH, judge, read_signals, signals_of
+from magicmm.signals import read_signals
 from magicmm.sources import FolderSource, PhotoSource
 from magicmm.sync import Budget
 from magicmm.taught_query import ReadText, embed_read, read_text
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
     from magicmm.records import ExifColumns
     from magicmm.signals import Fired
     from magicmm.teaching import Photo
-    from magicmm.topk import Ids
 
 MAX_K = 1_000_000
 
@@ -290,21 +287,9 @@ class Gallery:
         matrix = self._fresh_matrix()
         selected = None if where is None or where.is_empty else self._index.select_ids(where)
         if fired:
-            return self._top_by_signals(matrix, query, selected, fired)
+            return ranked_by_signals(self._index, matrix, query, selected, fired, self._exif_columns())
         (scores, ids), searched = matrix.search(query, selected)
         return Results(tuple(self._index.matches(ids.tolist(), scores.tolist())), searched)
-
-    def _top_by_signals(
-        self, matrix: ScanMatrix, query: Query, selected: Ids | None, fired: Sequence[Fired]
-    ) -> Results:
-        photos = self._exif_columns()
-        judged = judge(fired, photos)
-        weight = STRENGTH * float(matrix.background(query).std()) if len(matrix) else 0.0
-        bonus = weight * np.nan_to_num(np.stack(list(judged.values()))).sum(0)
-        (scores, ids), searched = ranked_with_bonus(matrix, query, selected, photos.ids, bonus)
-        matches = self._index.matches(ids.tolist(), scores.tolist())
-        told = tuple(replace(match, signals=signals_of(judged, photos, match.id)) for match in matches)
-        return Results(told, searched, signals=tuple(one.signal for one in fired), signal_weight=weight)
 
     def _exif_columns(self) -> ExifColumns:
         """Return what EXIF says of all photos, read once a generation: only new vectors bring new facts."""

@@ -12,7 +12,7 @@ import unicodedata
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     Degrees = NDArray[np.float64]
     Mask = NDArray[np.bool_]
-    Points = NDArray[np.float32]
-    """float32 [n, 3], on the unit sphere."""
+    Points = NDArray[np.float64]
+    """float64 [n, 3], on the unit sphere: float32 errs by kilometres, and otherwise on another processor."""
 
 CITY_KM = 40.0
 COUNTRY_KM = 100.0
@@ -48,7 +48,7 @@ class PlaceTable:
     """The table.
 
     Attributes:
-        points: float32 [cities, 3].
+        points: float64 [cities, 3].
         codes: The country of each city.
         names: Names as `plain` writes them.
     """
@@ -99,13 +99,12 @@ def plain(text: str) -> str:
 
 
 def sphere_points(latitude: Degrees, longitude: Degrees) -> Points:
-    """Return degrees as points of the unit sphere: float32 [n, 3]."""
+    """Return degrees as points of the unit sphere: float64 [n, 3]."""
     north, east = np.radians(latitude), np.radians(longitude)
-    points: Any = np.stack([np.cos(north) * np.cos(east), np.cos(north) * np.sin(east), np.sin(north)], axis=1)
-    return points.astype(np.float32)  # type: ignore[no-any-return]
+    return np.stack([np.cos(north) * np.cos(east), np.cos(north) * np.sin(east), np.sin(north)], axis=1)
 
 
 def _nearest_km(photos: Points, cities: Points) -> Degrees:
-    """Return great-circle distances to the nearest city [n]; good to a few kilometres, as float32 points are."""
+    """Return great-circle distances to the nearest city [n]."""
     kilometres: Degrees = _EARTH_KM * np.arccos(np.clip((photos @ cities.T).max(1), -1, 1))
     return kilometres

@@ -58,7 +58,7 @@ _DAYTIMES = {
     "dusk": (16.0, 23.0),
 }
 """First and last hour of the camera's clock; wide where the sun sets the hour."""
-_YEAR = r"(?:19[5-9]\d|20\d\d)"
+_YEAR = "(?:19[5-9][0-9]|20[0-9][0-9])"
 _IN = r"(?:in|during|from|since) (?:the )?(?:early |late |mid )?"
 _FEASTS = r"(?:christmas|easter|halloween|new year|new year's eve|trip|holidays?|vacation)"
 _TIME_PATTERN = re.compile(
@@ -71,7 +71,7 @@ _MONTH_PATTERN = re.compile(
 )
 _YEAR_PATTERN = re.compile(rf"\b(?:{_IN}|(?:{_MONTHS}|{_SEASONS}|{_FEASTS}),? (?:of )?)(?P<year>{_YEAR})\b")
 _PLACE_PATTERN = re.compile(r"\b(?:in|near|from|at|around|outside) (?:the )?(?=(?P<rest>\w.*))")
-_PLACE_WORDS = 6
+_PLACE_WORDS = 7
 """As many words as the longest name has."""
 _AGES = 2e11
 """Seconds: dates that no EXIF can hold lie beyond."""

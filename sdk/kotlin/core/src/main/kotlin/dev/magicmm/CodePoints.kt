@@ -42,3 +42,15 @@ internal fun isWhiteSpace(codePoint: Int): Boolean = when (codePoint) {
 
 /** The code point at [index]; a lone surrogate is one of its own. */
 internal fun CharSequence.codePoint(index: Int): Int = Character.codePointAt(this, index)
+
+/** Converts a text character by character; lone surrogates are characters of their own. */
+internal inline fun eachCodePoint(text: String, convert: (String) -> String): String {
+    val converted = StringBuilder(text.length)
+    var place = 0
+    while (place < text.length) {
+        val next = place + Character.charCount(text.codePoint(place))
+        converted.append(convert(text.substring(place, next)))
+        place = next
+    }
+    return converted.toString()
+}

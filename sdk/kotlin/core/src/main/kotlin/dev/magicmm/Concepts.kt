@@ -166,17 +166,6 @@ private fun oneCase(word: String): String = eachCodePoint(word) { eachCodePoint(
 /** One character at a time: a sigma alone does not end a word. */
 private fun small(character: String): String = character.lowercase(Locale.ROOT)
 
-private inline fun eachCodePoint(text: String, convert: (String) -> String): String {
-    val converted = StringBuilder(text.length)
-    var place = 0
-    while (place < text.length) {
-        val next = place + Character.charCount(text.codePoint(place))
-        converted.append(convert(text.substring(place, next)))
-        place = next
-    }
-    return converted.toString()
-}
-
 private fun oneLine(text: String): String =
     text.map { if (isWhiteSpace(it.code)) ' ' else it }.joinToString("").split(' ').filter { it.isNotEmpty() }
         .joinToString(" ")

@@ -21,11 +21,13 @@ public class Gallery private constructor(
     private val index = Index(indexPath, driver, create = sources.isNotEmpty())
     private val lock = Any()
     private var matrix: ScanMatrix? = null
+    private var exif: ExifColumns? = null
 
     /** Closes the index and releases the model. */
     override fun close() {
         synchronized(lock) {
             matrix = null
+            exif = null
             index.close()
         }
         embedder.release()
@@ -118,6 +120,7 @@ public class Gallery private constructor(
      * @param where Conditions that photos must meet; they apply before the k best are taken.
      * @param truncate Use the beginning of a text that is too long, instead of an error.
      * @param taught Let names that were taught stand for their photos; false reads them as words like others.
+     * @param signals Lift photos whose EXIF fits a time or place that the text names ([Results.signals]).
      * @throws MagicError `text_invalid`, `image_invalid`, `argument_invalid`, `model_mismatch`, `index_corrupt`,
      *   `source_unavailable` while the index holds no photos.
      */
@@ -129,6 +132,7 @@ public class Gallery private constructor(
         where: Filter? = null,
         truncate: Boolean = false,
         taught: Boolean = true,
+        signals: Boolean = true,
     ): Results {
         checkK(k)
         val read = consistently {
@@ -139,7 +143,7 @@ public class Gallery private constructor(
         val found = consistently {
             requireModel() // a rebuild may have finished meanwhile
             val query = Query(vector, k, minScore)
-            val results = top(query, where)
+            val results = top(query, where, if (signals && text != null) readSignals(text) else emptyList())
             // Photos are closer to photos than words are: scores of a taught name say nothing to a judge of words.
             val isWords = text != null && image == null && read.concepts.isEmpty()
             if (isWords) judged(results, query) else results
@@ -211,9 +215,14 @@ public class Gallery private constructor(
     /** One thread at a time, and one state of the index: vectors, filter and rows are of one moment. */
     private fun <T> consistently(read: () -> T): T = synchronized(lock) { index.snapshot(read) }
 
-    private fun top(query: Query, where: Filter?): Results {
+    private fun top(query: Query, where: Filter?, fired: List<Fired> = emptyList()): Results {
         val matrix = freshMatrix()
         val selected = if (where == null || where.isEmpty) null else index.selectIds(where)
+        if (fired.isNotEmpty()) {
+            // Read once a generation, as the matrix is: only new vectors bring new facts.
+            val photos = exif ?: index.exifColumns().also { exif = it }
+            return rankedBySignals(index, matrix, query, selected, fired, photos)
+        }
         val (best, searched) = matrix.search(query, selected)
         return Results(index.matches(best.ids, best.scores), searched)
     }
@@ -232,7 +241,10 @@ public class Gallery private constructor(
         val model = requireActive()
         val generation = index.metaNumber("generation")
         return matrix?.takeIf { it.generation == generation && it.modelId == model.id }
-            ?: ScanMatrix.load(index, model).also { matrix = it }
+            ?: ScanMatrix.load(index, model).also {
+                matrix = it
+                exif = null
+            }
     }
 
     private fun groupOf(kind: String, ids: LongArray, scores: FloatArray): DuplicateGroup? =

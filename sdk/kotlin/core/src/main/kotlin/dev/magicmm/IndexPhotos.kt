@@ -124,6 +124,17 @@ public fun Index.selectIds(where: Filter): LongArray {
         .toLongArray()
 }
 
+/** Returns date and place of all indexed photos that have one of them, by id. */
+@MagicInternals
+public fun Index.exifColumns(): ExifColumns {
+    val rows = rows(
+        "SELECT id, taken, latitude, longitude FROM photo WHERE reason IS NULL" +
+            " AND (taken IS NOT NULL OR latitude IS NOT NULL) ORDER BY id",
+    )
+    val (taken, latitude, longitude) = List(3) { fact -> DoubleArray(rows.size) { exifFact(rows[it][fact + 1]) } }
+    return ExifColumns(LongArray(rows.size) { rows[it][0] as Long }, taken, latitude, longitude)
+}
+
 /** Returns photos in the given order; those deleted meanwhile are left out. */
 @MagicInternals
 public fun Index.matches(ids: LongArray, scores: FloatArray): List<Match> {
@@ -153,6 +164,12 @@ private fun Index.matchOf(row: Array<Any?>, score: Float): Match {
     }
     val (width, height) = sides.map { (it as Long).toInt() }
     return Match(id as Long, uri(place), score, taken, width, height)
+}
+
+private fun Index.exifFact(value: Any?): Double = when (value) {
+    null -> Double.NaN
+    is Number -> value.toDouble()
+    else -> throw corrupt(path, "dates or places of its photos are no numbers")
 }
 
 internal fun Index.count(sql: String, vararg values: Any?): Int = (row(sql, *values)?.get(0) as? Long ?: 0L).toInt()

@@ -60,3 +60,22 @@ public data class PhotoFacts(
     val reason: SkipReason? = null,
     val detail: String? = null,
 )
+
+/**
+ * What EXIF says of photos, [n] each; NaN = nothing.
+ *
+ * @property ids Rising.
+ * @property taken The camera's wall clock in seconds since 1970-01-01 00:00 of that clock.
+ * @property latitude Degrees north.
+ * @property longitude Degrees east.
+ */
+@MagicInternals
+public class ExifColumns(
+    public val ids: LongArray,
+    public val taken: DoubleArray,
+    public val latitude: DoubleArray,
+    public val longitude: DoubleArray,
+) {
+    /** How many photos. */
+    public val size: Int get() = ids.size
+}

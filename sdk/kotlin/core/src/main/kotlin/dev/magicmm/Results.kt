@@ -1,6 +1,14 @@
 package dev.magicmm
 
 /**
+ * Something that the words of a query say of time or place.
+ *
+ * @property kind "time" (of day), "season", "month", "year" or "place".
+ * @property words The words that say so, in small letters and without accents.
+ */
+public data class Signal(val kind: String, val words: String)
+
+/**
  * One photo found.
  *
  * @property id The photo's id in the index; stays the same when the file moves or is edited.
@@ -9,6 +17,8 @@ package dev.magicmm
  * @property taken The camera's wall clock in seconds since 1970-01-01 00:00 of that clock, or null.
  * @property width Pixels of the upright photo; 0 when unknown.
  * @property height Pixels of the upright photo; 0 when unknown.
+ * @property signals By kind of [Results.signals]: 1.0 when the photo's EXIF fits the words, 0.0 when it differs; a kind is
+ *   missing when EXIF does not tell.
  */
 public data class Match(
     val id: Long,
@@ -17,16 +27,20 @@ public data class Match(
     val taken: Double?,
     val width: Int,
     val height: Int,
+    val signals: Map<String, Double> = emptyMap(),
 )
 
 /**
- * Matches, best first, equal scores by id; and out of how many photos they were chosen.
+ * Matches, best first, equal scores by id; and out of how many photos they were chosen. Best is the highest score +
+ * [signalWeight] x the sum of the photo's signals.
  *
  * @property matches At most k; exactly k whenever k photos pass filter and least score.
  * @property searched Photos that passed the filter.
  * @property taught Taught concepts that the text named; their photos were part of the query.
  * @property confidence Probability that the first match fits the words, 0 to 1; null where it is not known.
  * @property isDoubtful Whether that is so low that probably nothing matches.
+ * @property signals What the words say of time and place.
+ * @property signalWeight What a signal counts in the ranking, as a cosine; 0 without signals.
  */
 public data class Results(
     val matches: List<Match>,
@@ -34,6 +48,8 @@ public data class Results(
     val taught: List<String> = emptyList(),
     val confidence: Double? = null,
     val isDoubtful: Boolean = false,
+    val signals: List<Signal> = emptyList(),
+    val signalWeight: Double = 0.0,
 )
 
 /** A photo that is not in the index, and why; [detail] is for people. */

@@ -111,7 +111,7 @@ private fun selectionOf(segment: Segment, selected: LongArray?): BooleanArray? {
 }
 
 /** A set of ids: a table of flags beats sorting, as ids are small numbers given out in order. */
-private class IdSet(ids: LongArray) {
+internal class IdSet(ids: LongArray) {
     private val sorted: LongArray?
     private val flags: BooleanArray
 

@@ -66,7 +66,8 @@ public class SuspendingGallery(
         where: Filter? = null,
         truncate: Boolean = false,
         taught: Boolean = true,
-    ): Results = withContext(dispatcher) { gallery.search(text, image, k, minScore, where, truncate, taught) }
+        signals: Boolean = true,
+    ): Results = withContext(dispatcher) { gallery.search(text, image, k, minScore, where, truncate, taught, signals) }
 
     /** See [Gallery.similar]. */
     public suspend fun similar(photoId: Long, k: Int = 20, minScore: Double? = null, where: Filter? = null): Results =

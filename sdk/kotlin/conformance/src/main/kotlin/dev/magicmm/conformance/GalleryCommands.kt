@@ -68,6 +68,7 @@ internal class GalleryCommands {
         k = command["k"].asInt,
         minScore = command.number("min_score"),
         where = whereOf(command),
+        signals = command.value("signals")?.asBoolean ?: true,
     )
 
     private fun similar(gallery: Gallery, command: JsonObject): Results =
@@ -87,11 +88,15 @@ internal class GalleryCommands {
     )
 
     private fun facts(results: Results): Map<String, Any?> = mapOf(
-        "matches" to results.matches.map { listOf(it.id, it.uri, it.score.toDouble(), it.taken, it.width, it.height) },
+        "matches" to results.matches.map {
+            listOf(it.id, it.uri, it.score.toDouble(), it.taken, it.width, it.height, it.signals)
+        },
         "searched" to results.searched,
         "taught" to results.taught,
         "confidence" to results.confidence,
         "is_doubtful" to results.isDoubtful,
+        "signals" to results.signals.map { listOf(it.kind, it.words) },
+        "signal_weight" to results.signalWeight,
     )
 
     private fun facts(concept: Concept): List<Any?> =

@@ -5,9 +5,13 @@ import dev.magicmm.Filter
 import dev.magicmm.GeoBox
 import dev.magicmm.Index
 import dev.magicmm.Query
+import dev.magicmm.Results
 import dev.magicmm.ScanMatrix
+import dev.magicmm.exifColumns
 import dev.magicmm.jvm.SqliteJdbc
 import dev.magicmm.matches
+import dev.magicmm.rankedBySignals
+import dev.magicmm.readSignals
 import dev.magicmm.selectIds
 import java.nio.file.Path
 import java.time.LocalDate
@@ -24,7 +28,10 @@ private fun search(index: Index, input: JsonObject): Map<String, Any?> {
     val query = Query(quantisedOf(input), input["k"].asInt, input.number("min_score"))
     val where = input.value("where")?.asJsonObject?.let(::filterOf) ?: Filter()
     val selected = if (where.isEmpty) null else index.selectIds(where)
-    val (best, searched) = ScanMatrix.load(index, model).search(query, selected)
+    val matrix = ScanMatrix.load(index, model)
+    val fired = input.value("words")?.asString?.let(::readSignals).orEmpty()
+    if (fired.isNotEmpty()) return facts(rankedBySignals(index, matrix, query, selected, fired, index.exifColumns()))
+    val (best, searched) = matrix.search(query, selected)
     return mapOf(
         "ids" to best.ids.toList(),
         "scores" to best.scores.map { it.toDouble() },
@@ -32,6 +39,15 @@ private fun search(index: Index, input: JsonObject): Map<String, Any?> {
         "searched" to searched,
     )
 }
+
+private fun facts(results: Results): Map<String, Any?> = mapOf(
+    "ids" to results.matches.map { it.id },
+    "scores" to results.matches.map { it.score.toDouble() },
+    "uris" to results.matches.map { it.uri },
+    "searched" to results.searched,
+    "signals" to results.signals.map { listOf(it.kind, it.words) },
+    "told" to results.matches.map { it.signals },
+)
 
 /** Reads a filter with the keys of Python's `Filter`. */
 internal fun filterOf(input: JsonObject): Filter = Filter(

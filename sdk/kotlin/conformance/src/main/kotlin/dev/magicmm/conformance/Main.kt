@@ -74,6 +74,7 @@ private fun runnerOf(file: String, folder: Path): (Case) -> Any? = when (file) {
     "packed.json" -> ::runPacked
     "bundle.json" -> ::runBundle
     "errors.json" -> ::runErrors
+    "signals.json" -> ::runSignals
     "embed.json" -> EmbedCases()::run
     else -> throw IllegalArgumentException("Nothing here runs the cases of $file.")
 }

@@ -13,7 +13,7 @@ import javax.imageio.ImageIO
 /**
  * A model whose vectors are the same integers in every language, so that whole indexes can be compared: for each
  * quarter of the picture the sums of red, green and blue less 128, then the number of pixels. The words of a query are
- * three numbers, a colour.
+ * three numbers, a colour; what follows them says nothing of the picture.
  */
 internal class PixelSums(
     override val name: String,
@@ -46,7 +46,7 @@ internal class PixelSums(
     override fun embedQuery(text: String?, image: ByteArray?, truncate: Boolean): FloatArray {
         if (image != null) return embedPixels(listOf(preparePhoto(image).pixels)).single()
         if (text == null) throw MagicError(ErrorCode.ARGUMENT_INVALID, "The query is empty.", "Give text or image.")
-        val colour = text.split(" ").map { it.toInt() }
+        val colour = text.split(" ").take(3).map { it.toInt() }
         return sums(SIDE, SIDE) { _, _, channel -> colour[channel] }
     }
 
