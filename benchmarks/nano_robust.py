@@ -45,7 +45,8 @@ def main() -> int:
         for label, paths in changed.items():
             held = photo_vectors(model, paths)
             cosine = float(np.einsum("nd,nd->n", held, plain).mean())
-            rows.append([key, label, *hits(asked @ held.T, right).mean(0), cosine])
+            metrics = (f"{value:.3f}" for value in hits(asked @ held.T, right).mean(0))
+            rows.append([key, label, *metrics, f"{cosine:.4f}"])
             if label == "turned by EXIF":
                 upright[key] = cosine
     title = f"{name.replace('_', ' ')}: {len(queries)} queries, {len(photos.photos)} photos"

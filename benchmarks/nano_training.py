@@ -27,6 +27,7 @@ from torch.nn import functional
 
 from composed_sets import ComposedSet, real_queries, rendered_pairs
 from magicmm import Embedder
+from magicmm_export.nano.bundle import TEXT_WEIGHT
 from magicmm_model.nano.config import CLS, SEP
 from magicmm_model.nano.storing import TOKENIZER, load_nano, load_tokenizer
 from nano_quality import KS, fetch_stamps, ranked, useful_stamps
@@ -184,15 +185,16 @@ class Scorer:
         return {"concept bank, as before": torch.from_numpy(seen.before), **{k: torch.cat(v) for k, v in parts.items()}}
 
     @torch.inference_mode()
-    def composed(self, seen: Seen, texts: Sequence[str]) -> Tensor:
-        """Return vectors of photos with words, in one pass each."""
-        rows = []
-        for cells, text in zip(seen.cells, texts, strict=True):
+    def composed(self, seen: Seen, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Return vectors of photos and words: of both read together, and as the composed graph says."""
+        together, asked = [], []
+        for cells, crop, text in zip(seen.cells, seen.crops, texts, strict=True):
             words = self._tokenizer.encode(text, add_special_tokens=False).ids
             ids = torch.tensor([[CLS, SEP, *words, SEP]])
-            part = torch.from_numpy(cells[None].astype(np.float32))
-            rows.append(self._model.composed(ids, torch.ones_like(ids), part))
-        return torch.cat(rows)
+            part, mask = torch.from_numpy(cells[None].astype(np.float32)), torch.ones_like(ids)
+            together.append(self._model.composed(ids, mask, part))
+            asked.append(self._model.asked(ids, mask, part, torch.from_numpy(crop[None])))
+        return torch.cat(together), torch.cat(asked)
 
 
 def by_words(scorer: Scorer, search: Searches) -> dict[str, list[float]]:
@@ -214,7 +216,12 @@ def by_both(scorer: Scorer, found: ComposedSet, held: Seen, objects: Seen) -> di
         for name in (before, indexed)
         for weight in WEIGHTS
     }
-    queries["one pass"] = (scorer.composed(objects, found.words), photos[indexed])
+    together, graph = scorer.composed(objects, found.words)
+    queries["both read together, alone"] = (together, photos[indexed])
+    queries[f"as a search asks: with the photo, and words x {TEXT_WEIGHT}"] = (
+        graph + TEXT_WEIGHT * words,
+        photos[indexed],
+    )
     rows = {}
     for label, (query, among) in queries.items():
         scores = (functional.normalize(query, dim=-1) @ among.T).numpy()
