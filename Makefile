@@ -78,7 +78,7 @@ fix: $(VENV)/ready ## let ruff mend what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-nano: $(NANO)/nano-base ## train and build the built-in model again from packages (installs torch; 15 minutes on two cores)
+nano: $(NANO)/nano-base ## train and build the built-in model again from packages (installs torch; 15 to 20 minutes on two cores)
 	$(NANO_BIN)/magicmm-train run nano --data_root $(NANO) --out $(NANO)/run
 	$(NANO_BIN)/python -m magicmm_export.nano sdk/python/magicmm/bundles/nano.magicmm \
 	    --checkpoint $$(ls -dt $(NANO)/run/stages/distil-*/checkpoint | head -1)

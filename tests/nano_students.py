@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
@@ -23,8 +24,9 @@ from magicmm_export.nano.files import GraphFiles
 from magicmm_export.nano.image import image_graph
 from magicmm_export.nano.linear import MIGRATION
 from magicmm_export.nano.minilm import text_graph
-from magicmm_export.nano.quantise import Grid, Observation
+from magicmm_export.nano.quantise import Calibration, Grid, Observation
 from magicmm_export.nano.reader import read_image, read_text
+from magicmm_export.nano.rounding import ConvInputs
 from magicmm_export.nano.stored import StoredImage, StoredLinear, StoredNorm, StoredStudent, StoredText
 from magicmm_export.nano.student import Student, composed_graph
 from magicmm_export.scenes import sample_scene
@@ -172,16 +174,21 @@ def _peaks(text: StoredText) -> dict[str, Floats]:
     return found
 
 
-def _seen(image: StoredImage) -> dict[str, Observation]:
-    """Return observations that give the grids that there are; codes are whole already, so means change nothing."""
+def _seen(image: StoredImage) -> Calibration:
+    """Return what gives the grids that there are, and the nearest codes: no input says anything of another."""
 
-    def observed(grid: Grid, channels: int) -> Observation:
-        return Observation(-grid.zero * grid.scale, (255 - grid.zero) * grid.scale, np.zeros(channels, np.float32))
+    def observed(grid: Grid) -> Observation:
+        return Observation(-grid.zero * grid.scale, (255 - grid.zero) * grid.scale)
 
-    found = {NORMALISED: observed(Grid(1 / 128, 127), 3)}
+    values = {NORMALISED: observed(Grid(1 / 128, 127))}
+    inputs = {}
     for conv in image.convs:
-        channels = len(conv.codes)
-        found[conv.name] = observed(conv.total, channels)
+        values[conv.name] = observed(conv.total)
         if conv.other is not None:
-            found[f"{conv.name}.conv"] = observed(conv.result, channels)
-    return found
+            values[f"{conv.name}.conv"] = observed(conv.result)
+        inputs[conv.name] = _independent(conv.groups, conv.codes[0].size)
+    return Calibration(values, inputs)
+
+
+def _independent(groups: int, size: int) -> ConvInputs:
+    return ConvInputs(1, torch.zeros(groups, size), torch.eye(size).expand(groups, -1, -1))
