@@ -26,8 +26,7 @@ from onnxruntime import InferenceSession, SessionOptions
 from torch.nn import functional
 
 from composed_sets import ComposedSet, real_queries, rendered_pairs
-from magicmm import Embedder
-from magicmm_export.nano.bundle import TEXT_WEIGHT
+from magicmm import Bundle, Embedder
 from magicmm_model.nano.config import CLS, SEP
 from magicmm_model.nano.storing import TOKENIZER, load_nano, load_tokenizer
 from nano_quality import KS, fetch_stamps, ranked, useful_stamps
@@ -218,10 +217,8 @@ def by_both(scorer: Scorer, found: ComposedSet, held: Seen, objects: Seen) -> di
     }
     together, graph = scorer.composed(objects, found.words)
     queries["both read together, alone"] = (together, photos[indexed])
-    queries[f"as a search asks: with the photo, and words x {TEXT_WEIGHT}"] = (
-        graph + TEXT_WEIGHT * words,
-        photos[indexed],
-    )
+    weight = Bundle.default().manifest.raw["composed"]["text_weight"]
+    queries[f"as a search asks: with the photo, and words x {weight}"] = (graph + weight * words, photos[indexed])
     rows = {}
     for label, (query, among) in queries.items():
         scores = (functional.normalize(query, dim=-1) @ among.T).numpy()
