@@ -184,16 +184,19 @@ class Scorer:
         return {"concept bank, as before": torch.from_numpy(seen.before), **{k: torch.cat(v) for k, v in parts.items()}}
 
     @torch.inference_mode()
-    def composed(self, seen: Seen, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Return vectors of photos and words: of both read together, and as the composed graph says."""
-        together, asked = [], []
-        for cells, crop, text in zip(seen.cells, seen.crops, texts, strict=True):
+    def composed(self, seen: Seen, texts: Sequence[str]) -> Tensor:
+        """Return vectors of photos and words, read together in one pass each."""
+        rows = []
+        for cells, text in zip(seen.cells, texts, strict=True):
             words = self._tokenizer.encode(text, add_special_tokens=False).ids
             ids = torch.tensor([[CLS, SEP, *words, SEP]])
-            part, mask = torch.from_numpy(cells[None].astype(np.float32)), torch.ones_like(ids)
-            together.append(self._model.composed(ids, mask, part))
-            asked.append(self._model.asked(ids, mask, part, torch.from_numpy(crop[None])))
-        return torch.cat(together), torch.cat(asked)
+            part = torch.from_numpy(cells[None].astype(np.float32))
+            rows.append(self._model.composed(ids, torch.ones_like(ids), part))
+        return torch.cat(rows)
+
+    def asked(self, together: Tensor, photos: Tensor) -> Tensor:
+        """Return what the composed graph says, of what `composed` and `photos` (as indexed) returned."""
+        return functional.normalize(self._model.config.both_weight * together + photos, dim=-1)
 
 
 def by_words(scorer: Scorer, search: Searches) -> dict[str, list[float]]:
@@ -215,10 +218,11 @@ def by_both(scorer: Scorer, found: ComposedSet, held: Seen, objects: Seen) -> di
         for name in (before, indexed)
         for weight in WEIGHTS
     }
-    together, graph = scorer.composed(objects, found.words)
-    queries["both read together, alone"] = (together, photos[indexed])
+    together = scorer.composed(objects, found.words)
     weight = Bundle.default().manifest.raw["composed"]["text_weight"]
-    queries[f"as a search asks: with the photo, and words x {weight}"] = (graph + weight * words, photos[indexed])
+    whole = scorer.asked(together, asked[indexed]) + weight * words
+    queries["both read together, alone"] = (together, photos[indexed])
+    queries[f"as a search asks: with the photo, and words x {weight}"] = (whole, photos[indexed])
     rows = {}
     for label, (query, among) in queries.items():
         scores = (functional.normalize(query, dim=-1) @ among.T).numpy()
